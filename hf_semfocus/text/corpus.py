@@ -10,16 +10,13 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import datasets
 from datasets import Dataset, IterableDataset
 
 from . import embedded
-from .files import find, looks_local
+from .reading import read_splits, reading
 
 Documents = Dataset | IterableDataset
 SPLITS = ("train", "validation")
@@ -66,9 +63,7 @@ def load_text(
         documents = Dataset.from_list(embedded.records(split), split=datasets.NamedSplit(split))
         documents = documents.to_iterable_dataset() if streaming else documents
     else:
-        splits = _load(dataset, config, streaming, sample_by)
-        if "train" not in splits:
-            raise ValueError(f"dataset={dataset!r} has no split 'train'; it has {', '.join(map(repr, splits))}")
+        splits = read_splits(dataset, config, streaming, options={"text": {"sample_by": sample_by}})
         if "validation" in splits:
             documents = splits[split]
         else:
@@ -76,33 +71,8 @@ def load_text(
     return _text_of(dataset, documents, split, text_column)
 
 
-def _load(name: str, config: str | None, streaming: bool, sample_by: str) -> dict[str, Documents]:
-    path = Path(name).expanduser()
-    if path.exists():
-        kind, files = find(path)
-        options = {"sample_by": sample_by} if kind == "text" else {}
-        with _reading(name):
-            return datasets.load_dataset(kind, data_files=files, streaming=streaming, **options)
-    if looks_local(name):
-        raise ValueError(f"dataset={name!r}: no such file or folder")
-    with _reading(name):
-        return datasets.load_dataset(name, config, streaming=streaming)
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong in ``datasets`` into one error of one line."""
-    try:
-        yield
-    except StopIteration as error:  # how it meets a JSON file without a record
-        raise ValueError(f"dataset={name!r} has no documents; expected at least one") from error
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"dataset={name!r} cannot be read: {reason}") from error
-
-
 def _hold_out(name: str, documents: Documents, split: str, fraction: float) -> Documents:
-    with _reading(name):
+    with reading(name):
         count = len(documents) if isinstance(documents, Dataset) else _count(documents)
     if not count:
         raise ValueError(f"dataset={name!r} has no documents; expected at least two")
@@ -124,7 +94,7 @@ def _count(documents: IterableDataset) -> int:
 
 
 def _text_of(name: str, documents: Documents, split: str, column: str | None) -> Documents:
-    with _reading(name):
+    with reading(name):
         first = next(iter(documents), None)
     if first is None:
         raise ValueError(f"dataset={name!r} has no documents in its split {split!r}; expected at least one")

@@ -1,0 +1,59 @@
+"""Reading files, or a data set of the Hugging Face Hub, split by split, with errors of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset
+
+from .files import find, looks_local
+
+
+def read_splits(
+    name: str, config: str | None = None, streaming: bool = False, options: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Dataset] | dict[str, IterableDataset]:
+    """Open every split of a file, a folder or a data set on the Hub, of which no code is ever run.
+
+    Args:
+        name: an existing file or folder, or else a name on the Hub.
+        config: which configuration of a data set on the Hub.
+        streaming: give an ``IterableDataset`` for every split, which is read as it is needed.
+        options: by loader of ``datasets`` ("csv", "text", ...), what it is told about files.
+
+    Returns:
+        Splits by name; "train" is one of them.
+
+    Raises:
+        ValueError: nothing there, something that cannot be read, or no split "train".
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        kind, files = find(path)
+        with reading(name):
+            splits = datasets.load_dataset(
+                kind, data_files=files, streaming=streaming, **(options or {}).get(kind, {})
+            )
+    elif looks_local(name):
+        raise ValueError(f"dataset={name!r}: no such file or folder")
+    else:
+        with reading(name):
+            splits = datasets.load_dataset(name, config, streaming=streaming)
+    if "train" not in splits:
+        raise ValueError(f"dataset={name!r} has no split 'train'; it has {', '.join(map(repr, splits))}")
+    return splits
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what goes wrong in ``datasets`` into one error of one line."""
+    try:
+        yield
+    except StopIteration as error:  # how it meets a JSON file without a record
+        raise ValueError(f"dataset={name!r} has no documents; expected at least one") from error
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"dataset={name!r} cannot be read: {reason}") from error
