@@ -40,6 +40,22 @@ def masked_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tens
     return _totals(model(**inputs).logits, labels)
 
 
+def token_classification(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Objective of a model that classifies tokens, whose units are the labels that are not -100.
+
+    Args:
+        model: returns ``logits`` ``[rows, length, classes]``.
+        inputs: its inputs, and ``labels`` int64 ``[rows, length]``.
+    """
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")
+    logits = model(**inputs).logits
+    loss = nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return loss, logits.argmax(-1), labels
+
+
 def _fitting(model: nn.Module, mask: Tensor) -> Tensor:
     """The mask in the form the attention implementation takes; given a bool one, some would add 1 and 0."""
     name = model.config._attn_implementation or "eager"

@@ -1,0 +1,126 @@
+"""LoRA on the attention projections of a model (arXiv 2106.09685), by PEFT: small matrices are trained in their place.
+
+model = AutoModelForSequenceClassification.from_pretrained("gpt2", attn_implementation="topk_sparse:k=8")
+model = add_lora(model, "classification", r=8, alpha=16, dropout=0.05)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TASKS = {"classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "causal_lm": "CAUSAL_LM"}
+"""PEFT's task types."""
+TARGETS = {
+    "albert": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "modernbert": ["Wqkv"],
+    "semfocus_encoder": ["q_proj", "v_proj"],
+}
+"""Attention projections of families that PEFT has no default for."""
+
+
+def lora_targets(model: PreTrainedModel) -> list[str] | str:
+    """Names of the modules that LoRA adapts in the model's family, or a pattern of them; PEFT's own where it has any.
+
+    Raises:
+        ValueError: a family without a default.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    known = TARGETS | TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    family = model.config.model_type
+    if family not in known:
+        raise ValueError(
+            f"no LoRA target modules are known for models of the family {family!r}; expected some of "
+            f"{_kinds(_linear_layers(model))} as --lora_target_modules"
+        )
+    return known[family]
+
+
+def add_lora(
+    model: PreTrainedModel,
+    kind: Literal["classification", "token_classification", "causal_lm"],
+    r: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    target_modules: Sequence[str] | None = None,
+) -> PeftModel:
+    """Freeze a model but for LoRA matrices and, if it classifies, its head, both of which an adapter saves.
+
+    The head is everything outside of the base model, and the base model's pooler if there is one: a checkpoint may
+    lack it, and random weights that are not saved would differ wherever the adapter is loaded.
+
+    Args:
+        model: changed in place; the matrices' initial weights come from torch's global stream.
+        kind: what the model does.
+        r: rank of the matrices.
+        alpha: their product is scaled by ``alpha / r``.
+        dropout: probability of dropout in front of them.
+        target_modules: names of linear layers, or ends of them at a dot; by default those of the family.
+
+    Raises:
+        ValueError: a bad argument, a target that is no linear layer of the model, or a family without a default.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if kind not in TASKS:
+        raise ValueError(f"kind={kind!r}; expected one of {', '.join(TASKS)}")
+    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+        raise ValueError(f"r={r!r}; expected an integer of at least 1")
+    if not alpha > 0:
+        raise ValueError(f"alpha={alpha!r}; expected a positive number")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r}; expected a probability below 1")
+    targets = list(target_modules) if target_modules is not None else lora_targets(model)
+    head = [] if kind == "causal_lm" else _head(model)
+    if isinstance(targets, list):
+        _check_targets(model, targets, head)
+    config = LoraConfig(
+        task_type=TASKS[kind],
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        modules_to_save=head or None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    return get_peft_model(model, config)
+
+
+def _head(model: PreTrainedModel) -> list[str]:
+    base = model.base_model_prefix
+    head = [name for name, part in model.named_children() if name != base and any(True for _ in part.parameters())]
+    pooler = f"{base}.pooler"
+    return head + [name for name, _ in model.named_modules() if name == pooler]
+
+
+def _check_targets(model: PreTrainedModel, targets: list[str], head: list[str]) -> None:
+    if not targets:
+        raise ValueError("target_modules=[]; expected at least one")
+    layers = _linear_layers(model, head)
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise ValueError(
+                f"target_modules: {target!r} is no linear layer of {type(model).__name__} outside its head; expected "
+                f"some of {_kinds(layers)}"
+            )
+
+
+def _linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not any(f"{name}.".startswith(f"{part}.") for part in head)
+    ]
+
+
+def _kinds(layers: list[str]) -> str:
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))

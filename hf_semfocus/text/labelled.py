@@ -1,0 +1,178 @@
+"""Texts with a label each, or with a label for every word: files, or a data set of the Hugging Face Hub.
+
+    data = load_labelled("reviews.csv")
+    data = load_labelled("nyu-mll/glue", config="rte", text_columns=["sentence1", "sentence2"])
+    data = load_labelled("names.jsonl", kind="token")
+    data.train, data.validation, data.label_names
+
+Whatever the source calls its columns and its classes, what comes out has the same columns and classes as integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from reprlib import repr as short
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, Value
+
+from .labels import Classes, find_classes
+from .reading import read_splits
+
+TEXTS = {"sequence": ("text", "sentence"), "token": ("tokens", "words")}
+"""Columns that hold the text by default, the first of them that there is."""
+LABELS = {"sequence": ("label", "labels"), "token": ("ner_tags", "tags", "pos_tags", "labels")}
+_STREAM = 0x6C6162
+"""Keeps these random numbers apart from others drawn from the same seed."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled data in two splits.
+
+    Attributes:
+        train, validation: of kind "sequence", columns "text", for pairs "text_pair", and "label"; of kind "token",
+            columns "words" and "labels", as many in every row. Labels are class numbers (``ClassLabel``).
+        label_names: names of the classes 0, 1, ...
+        kind: "sequence" or "token".
+    """
+
+    train: Dataset
+    validation: Dataset
+    label_names: list[str]
+    kind: str
+
+
+def load_labelled(
+    dataset: str,
+    *,
+    kind: Literal["sequence", "token"] = "sequence",
+    text_columns: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    config: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Labelled:
+    """Load both splits of a labelled data set into memory.
+
+    Args:
+        dataset: a file (.json, .jsonl, .csv or .parquet, also compressed) or a folder of files of one kind; or else
+            the name of a data set on the Hub. No code of a data set is ever run. Every cell of a .csv file is taken
+            as it is: "NA" and "None" are text.
+        kind: "sequence" for a label per text or pair of texts, "token" for a label per word.
+        text_columns: the column of texts, or two columns for pairs; by default "text" or "sentence" or the only
+            column of text. Of kind "token", the column of lists of words, by default "tokens" or "words".
+        label_column: column of classes, by default "label" or "labels"; of kind "token", the column of lists of
+            classes, by default "ner_tags", "tags", "pos_tags" or "labels". Classes are strings, integers (all from 0
+            to the largest of the training split are classes), booleans or a ``ClassLabel``.
+        config: which configuration of a data set on the Hub.
+        validation_fraction: share of the training rows, at least one, that is held out where there is no validation
+            split: random ones, because files are often sorted by label. Classes are those of all training rows.
+        seed: which rows are held out; a non-negative integer.
+
+    Raises:
+        ValueError: a bad argument, nothing there, no such column, too few rows, a row without text or label, or a
+            validation label that is no class of the training split. Rows are counted from 0.
+    """
+    if kind not in TEXTS:
+        raise ValueError(f"kind={kind!r}; expected one of {', '.join(TEXTS)}")
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction={validation_fraction!r}; expected a share between 0 and 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed={seed!r}; expected an integer of at least 0")
+    splits = read_splits(dataset, config, options={"csv": {"keep_default_na": False}})
+    label = _label_column(dataset, splits["train"], kind, label_column)
+    texts = _text_columns(dataset, splits["train"], kind, text_columns, label)
+    names = [name for name in ("train", "validation") if name in splits]
+    try:
+        read = {name: _read(name, splits[name], kind, texts, label) for name in names}
+        feature = splits["train"].features[label]
+        rows = enumerate(read["train"][-1])
+        labels = ((row, value) for row, line in rows for value in line) if kind == "token" else rows
+        classes = find_classes(labels, getattr(feature, "feature", feature))
+        made = {name: _numbered(name, columns, kind, classes) for name, columns in read.items()}
+    except ValueError as error:
+        raise ValueError(f"dataset={dataset!r}, columns {[*texts, label]}: {error}") from error
+    if "validation" not in made:
+        made = _hold_out(dataset, made["train"], validation_fraction, seed)
+    return Labelled(made["train"], made["validation"], classes.names, kind)
+
+
+def _label_column(name: str, split: Dataset, kind: str, wanted: str | None) -> str:
+    wanted = wanted or next((column for column in LABELS[kind] if column in split.column_names), LABELS[kind][0])
+    if wanted not in split.column_names:
+        raise ValueError(
+            f"dataset={name!r} has no column {wanted!r}; expected label_column to be one of {split.column_names}"
+        )
+    return wanted
+
+
+def _text_columns(name: str, split: Dataset, kind: str, wanted: str | Sequence[str] | None, label: str) -> list[str]:
+    others = [column for column in split.column_names if column != label]
+    if wanted is None:
+        text = [column for column in others if split.features[column] in (Value("string"), Value("large_string"))]
+        only = text if kind == "sequence" and len(text) == 1 else []
+        found = [column for column in TEXTS[kind] if column in others] or only or [TEXTS[kind][0]]
+        columns = found[:1]
+    else:
+        columns = [wanted] if isinstance(wanted, str) else list(wanted)
+    most = {"sequence": 2, "token": 1}[kind]
+    if not 1 <= len(columns) <= most or len(set(columns)) < len(columns):
+        raise ValueError(f"text_columns={wanted!r}; expected 1{' or 2' if most == 2 else ''} of {others}")
+    for column in columns:
+        if column not in others:
+            raise ValueError(f"dataset={name!r} has no column {column!r}; expected text_columns to be of {others}")
+    return columns
+
+
+def _read(split: str, rows: Dataset, kind: str, texts: list[str], label: str) -> list[list[Any]]:
+    """The columns of texts and then the labels, every text checked."""
+    if not len(rows):
+        raise ValueError(f"{split!r} has no rows; expected at least one")
+    missing = [column for column in (*texts, label) if column not in rows.column_names]
+    if missing:
+        raise ValueError(f"{split!r} has no column {missing[0]!r}; it has {rows.column_names}")
+    columns = [rows[column][:] for column in (*texts, label)]
+    for row, (*given, labels) in enumerate(zip(*columns, strict=True)):
+        for column, value in zip(texts, given, strict=True):
+            if not (_is_words(value) if kind == "token" else isinstance(value, str)):
+                expected = "a list of words, at least one" if kind == "token" else "text"
+                raise ValueError(f"{column} {short(value)} in row {row} of {split!r}; expected {expected}")
+        if kind == "token" and (not isinstance(labels, list) or len(labels) != len(given[0])):
+            raise ValueError(
+                f"{label} {short(labels)} in row {row} of {split!r}; expected a list with a label for each of its "
+                f"{len(given[0])} words"
+            )
+    return columns
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
+def _numbered(split: str, columns: list[list[Any]], kind: str, classes: Classes) -> Dataset:
+    *texts, labels = columns
+    feature = ClassLabel(names=classes.names)
+    if kind == "token":
+        numbers = [[classes.number(label, row, split) for label in line] for row, line in enumerate(labels)]
+        features = {"words": datasets.List(Value("string")), "labels": datasets.List(feature)}
+    else:
+        numbers = [classes.number(label, row, split) for row, label in enumerate(labels)]
+        features = dict.fromkeys(["text", "text_pair"][: len(texts)], Value("string")) | {"label": feature}
+    columns = dict(zip(features, [*texts, numbers], strict=True))
+    return Dataset.from_dict(columns, datasets.Features(features), split=datasets.NamedSplit(split))
+
+
+def _hold_out(name: str, rows: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+    count = max(1, round(len(rows) * fraction))
+    if count >= len(rows):
+        raise ValueError(
+            f"dataset={name!r} has {len(rows)} rows and no validation split; expected more of them, to hold {count} "
+            "out"
+        )
+    # uniform numbers only: NumPy promises more about them than about what it derives from them
+    order = np.argsort(np.random.default_rng([_STREAM, seed]).random(len(rows)), kind="stable")
+    return {"train": rows.select(np.sort(order[count:])), "validation": rows.select(np.sort(order[:count]))}

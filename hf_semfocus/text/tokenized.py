@@ -1,0 +1,196 @@
+"""Rows for the training loop: texts with a label each, or with a label for every word, as tokens in memory.
+
+Labels of words follow Transformers' convention: a word's label is at its first token, and -100 everywhere else.
+"""
+
+from __future__ import annotations
+
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .rows import IGNORED
+
+_ROWS_AT_ONCE = 1024
+
+
+class TokenizedRows:
+    """Tokenized examples, one after the other; a batch is padded on the right, whatever the tokenizer would do.
+
+    Text that spells a special token is tokenized as text.
+
+    Args:
+        dataset: a split of ``load_labelled``.
+        tokenizer: adds its special tokens; its ``pad_token``, or else its ``eos_token``, is the padding.
+        max_length: most tokens of an example, special ones included; what is longer is cut. None cuts nothing.
+
+    Attributes:
+        truncated: number of examples that were cut.
+        longest: tokens of the longest example.
+
+    Raises:
+        ValueError: no examples, one without tokens, no token to pad with, or a ``max_length`` without room for text.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None):
+        padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if padding is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no pad_token and no eos_token; expected one to pad with")
+        if not len(dataset):
+            raise ValueError("there are 0 examples; expected at least one")
+        special = tokenizer.num_special_tokens_to_add(pair="text_pair" in dataset.column_names)
+        if max_length is not None and (not isinstance(max_length, int) or max_length <= special):
+            raise ValueError(
+                f"max_length={max_length!r}; expected an integer above {special}, the special tokens of an example"
+            )
+        self.tokenizer, self.truncated = tokenizer, 0
+        self.fillers = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id, "labels": IGNORED}
+        lengths: list[int] = []
+        parts: dict[str, list[np.ndarray]] = {}
+        for examples in dataset.iter(_ROWS_AT_ONCE):
+            encoded = self._encode(examples)
+            self._cut(encoded, examples, max_length)
+            lengths += map(len, encoded["input_ids"])
+            for name, lines in encoded.items():
+                parts.setdefault(name, []).append(np.array([number for line in lines for number in line], np.int32))
+        self.lengths = np.array(lengths)
+        if not self.lengths.all():
+            row = int(self.lengths.argmin())
+            raise ValueError(f"example {row}, {short(dataset[row])}, has no tokens; expected at least one")
+        self.starts = self.lengths.cumsum() - self.lengths
+        self.columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        self.longest = int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def with_epoch(self, epoch: int) -> TokenizedRows:
+        """The same rows: nothing in them depends on the epoch."""
+        return self
+
+    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask`` and what else the tokenizer gives: int64 ``[rows, longest]``."""
+        places = np.arange(self.lengths[together_with].max())
+        inside = places < self.lengths[rows, None]
+        taken = (self.starts[rows, None] + places)[inside]
+        inputs = {"attention_mask": torch.from_numpy(inside.astype(np.int64))}
+        for name, column in self.columns.items():
+            table = np.full(inside.shape, self.fillers[name], np.int64)
+            table[inside] = column[taken]
+            inputs[name] = torch.from_numpy(table)
+        return inputs
+
+    def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
+        """The columns of the examples' tokens; ``options`` are those of the tokenizer."""
+        raise NotImplementedError
+
+    def _cut(
+        self, encoded: dict[str, list[list[int]]], examples: dict[str, list[Any]], max_length: int | None
+    ) -> None:
+        """Encode again, in place, the examples that are too long."""
+        long = [
+            row for row, ids in enumerate(encoded["input_ids"]) if max_length is not None and len(ids) > max_length
+        ]
+        if long:
+            chosen = {name: [column[row] for row in long] for name, column in examples.items()}
+            for name, lines in self._encode(chosen, truncation=True, max_length=max_length).items():
+                for row, line in zip(long, lines, strict=True):
+                    encoded[name][row] = line
+        self.truncated += len(long)
+
+    def _tokenize(self, *texts: list[Any], **options: Any) -> Any:
+        return self.tokenizer(
+            *texts, split_special_tokens=True, return_attention_mask=False, padding=False, verbose=False, **options
+        )
+
+
+class LabelledRows(TokenizedRows):
+    """Texts or pairs of texts with a class each; units are examples.
+
+    Args:
+        dataset: columns "text", for pairs "text_pair", and "label".
+        tokenizer, max_length: see ``TokenizedRows``; of a pair, tokens are cut from the longer text.
+
+    Raises:
+        ValueError: as ``TokenizedRows``.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None):
+        super().__init__(dataset, tokenizer, max_length)
+        self.labels = torch.tensor(dataset["label"][:])
+
+    def units(self, rows: np.ndarray) -> int:
+        """Every example counts once."""
+        return len(rows)
+
+    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
+        """Model inputs, int64 ``[rows, longest]``, and ``labels``, int64 ``[rows]``."""
+        return {**super().batch(rows, together_with), "labels": self.labels[rows]}
+
+    def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
+        texts = [examples[name] for name in ("text", "text_pair") if name in examples]
+        return dict(self._tokenize(*texts, **options))
+
+
+class TaggedRows(TokenizedRows):
+    """Texts as words with a class each; units are the words that have tokens and were not cut off.
+
+    Words are tokenized as in a text with spaces between them, if that is what the tokenizer knows.
+
+    Args:
+        dataset: columns "words" and "labels".
+        tokenizer, max_length: see ``TokenizedRows``.
+
+    Raises:
+        ValueError: as ``TokenizedRows``; a tokenizer that cannot tell words apart, or an example without any label.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None):
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} cannot say which word a token is of; expected a fast tokenizer"
+            )
+        self.spaced = _needs_spaces(tokenizer)
+        super().__init__(dataset, tokenizer, max_length)
+        self.labelled = np.add.reduceat(self.columns["labels"] != IGNORED, self.starts, dtype=np.int64)
+        if not self.labelled.all():
+            row = int(self.labelled.argmin())
+            raise ValueError(
+                f"example {row}, words {short(dataset[row]['words'])}, has no labelled token; expected at least one"
+            )
+
+    def units(self, rows: np.ndarray) -> int:
+        """Number of words with a label in these rows."""
+        return int(self.labelled[rows].sum())
+
+    def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
+        words = [_with_spaces(line) for line in examples["words"]] if self.spaced else examples["words"]
+        encoded = self._tokenize(words, is_split_into_words=True, **options)
+        labels = [_at_first_tokens(encoded.word_ids(i), line) for i, line in enumerate(examples["labels"])]
+        return {**encoded, "labels": labels}
+
+
+def _at_first_tokens(words: list[int | None], labels: list[int]) -> list[int]:
+    """Labels of tokens, given the word each is of: those of the words at their first tokens."""
+    before = [None, *words[:-1]]
+    return [
+        IGNORED if word is None or word == last else labels[word] for word, last in zip(words, before, strict=True)
+    ]
+
+
+def _needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words are what they are in a text only with a space in front, as for byte-level BPE."""
+    text, bare, spaced = (
+        tokenizer(words, is_split_into_words=not isinstance(words, str), add_special_tokens=False)["input_ids"]
+        for words in ("a a", ["a", "a"], ["a", " a"])
+    )
+    return text != bare and text == spaced
+
+
+def _with_spaces(words: list[str]) -> list[str]:
+    return words[:1] + [f" {word}" if word else word for word in words[1:]]
