@@ -105,7 +105,7 @@ class Perplexity(_Metric):
         if tokens.min() < 0 or tokens.sum() == 0:
             raise ValueError(f"Perplexity: tokens={tokens.tolist()}; expected counts with a positive sum")
         mean = math.fsum(nll) / int(tokens.sum())
-        return {"perplexity": math.exp(mean) if mean < 709 else math.inf, "nll": mean}
+        return {"perplexity": math.inf if mean > 709 else math.exp(mean), "nll": mean}
 
 
 def _confusion(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:

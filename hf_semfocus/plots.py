@@ -1,4 +1,4 @@
-"""Curves of a training: held-out accuracy and loss, against epochs and against seconds.
+"""Curves of a training: what was evaluated, against epochs or steps and against seconds.
 
 Needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 """
@@ -16,10 +16,24 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 
 
-def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Draw the records of kind "epoch"; several seeds become their median with a band between the quartiles.
+DRAWN = ("epoch", "eval")
+"""Kinds of records that hold an evaluation."""
+LABELS = {
+    "epoch": "epochs",
+    "step": "steps",
+    "seconds": "seconds of training",
+    "eval_accuracy": "held-out accuracy",
+    "eval_loss": "held-out loss (nats)",
+    "train_loss": "training loss (nats)",
+}
 
-    A run that ended early keeps its last value, so that the median always is one over all seeds.
+
+def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
+    """Draw the evaluations of a training; several seeds become their median with a band between the quartiles.
+
+    Classifiers are drawn as accuracy and loss along epochs and seconds, language models (records that hold a
+    perplexity) as held-out and training loss along steps and seconds. A run that ended early keeps its last value, so
+    that the median always is one over all seeds.
 
     Args:
         records: lines of ``metrics.jsonl``.
@@ -34,27 +48,30 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("plots need matplotlib; pip install 'hf_semfocus[plots]'") from None
-    epochs = [record for record in records if record["kind"] == "epoch"]
-    if not epochs:
-        raise ValueError("no records of kind 'epoch'; expected those of a training of at least one epoch")
+    drawn = [record for record in records if record["kind"] in DRAWN]
+    if not drawn:
+        raise ValueError(
+            f"no records of the kinds {', '.join(DRAWN)}; expected those of a training with an evaluation"
+        )
+    language = any("eval_perplexity" in record for record in drawn)
+    quantities = ("eval_loss", "train_loss") if language else ("eval_accuracy", "eval_loss")
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
-    names = {"eval_accuracy": "held-out accuracy", "eval_loss": "held-out loss (nats)"}
-    for column, (x, x_label) in enumerate({"epoch": "epochs", "seconds": "seconds of training"}.items()):
-        for row, (y, y_label) in enumerate(names.items()):
+    for column, x in enumerate(("step" if language else "epoch", "seconds")):
+        for row, y in enumerate(quantities):
             axis = axes[row, column]
-            for index, attention in enumerate(dict.fromkeys(record["attention"] for record in epochs)):
+            for index, attention in enumerate(dict.fromkeys(record["attention"] for record in drawn)):
                 style = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
-                grid, low, middle, high = band([r for r in epochs if r["attention"] == attention], x, y)
+                grid, low, middle, high = band([r for r in drawn if r["attention"] == attention], x, y)
                 axis.plot(grid, middle, label=attention, **style)
                 axis.fill_between(grid, low, high, alpha=0.2, color=style["color"], linewidth=0)
             axis.grid(alpha=0.3)
             if row == 1:
-                axis.set_xlabel(x_label)
+                axis.set_xlabel(LABELS[x])
             if column == 0:
-                axis.set_ylabel(y_label)
+                axis.set_ylabel(LABELS[y])
     axes[0, 0].legend()
-    seeds = len({record["seed"] for record in epochs})
+    seeds = len({record["seed"] for record in drawn})
     figure.suptitle(f"{title} (median and quartiles of {seeds} seeds)" if seeds > 1 else title)
     figure.savefig(path, dpi=120)
 

@@ -27,29 +27,43 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(math.inf if value > huge * 1e-3 else float(value) for value in found)
 
 
-def table(results: Sequence[Result], target: float) -> str:
+HELD = {
+    "train loss": ("train_loss", 4),
+    "train acc.": ("train_accuracy", 4),
+    "held-out loss": ("eval_loss", 4),
+    "held-out acc.": ("eval_accuracy", 4),
+    "held-out ppl": ("eval_perplexity", 2),
+    "macro F1": ("eval_macro_f1", 4),
+    "Matthews": ("eval_matthews_correlation", 4),
+    "steps/s": ("steps_per_second", 1),
+    "tokens/s": ("tokens_per_second", 0),
+    "peak MB": ("peak_memory_mb", 0),
+}
+"""Columns with the field of a result they show and its digits; one that no result has is left out."""
+
+
+def table(results: Sequence[Result], target_accuracy: float | None = None, target_loss: float | None = None) -> str:
     """Markdown table with a line per attention: when it converged, and where it ended.
 
     Args:
         results: what ``train`` returned, of any number of seeds; with several, cells read median [quartiles].
-        target: training accuracy that counts as converged.
+        target_accuracy, target_loss: training accuracy or held-out loss that counts as converged.
     """
-    columns: dict[str, Callable[[Result], str | float | None]] = {
-        f"epochs to {target:.0%}": lambda r: _reached(r, "epoch"),
-        "steps": lambda r: _reached(r, "step"),
-        "seconds": lambda r: _reached(r, "seconds"),
-        "train loss": lambda r: r.get("train_loss"),
-        "train acc.": lambda r: r.get("train_accuracy"),
-        "held-out loss": lambda r: r.get("eval_loss"),
-        "held-out acc.": lambda r: r.get("eval_accuracy"),
-        "steps/s": lambda r: r.get("steps_per_second"),
-    }
-    digits = (0, 0, 1, 4, 4, 4, 4, 1)
+    columns: dict[str, tuple[Callable[[Result], float | None], int]] = {}
+    if target_loss is not None:
+        columns[f"steps to loss {target_loss:g}"] = (lambda r: _reached(r, "step"), 0)
+    elif target_accuracy is not None:
+        columns[f"epochs to {target_accuracy:.0%}"] = (lambda r: _reached(r, "epoch"), 0)
+        columns["steps"] = (lambda r: _reached(r, "step"), 0)
+    if columns:
+        columns["seconds"] = (lambda r: _reached(r, "seconds"), 1)
+    for header, (name, digits) in HELD.items():
+        if any(name in result for result in results):
+            columns[header] = (lambda r, name=name: r.get(name), digits)
     rows = [["attention", *columns]]
     for attention in dict.fromkeys(result["attention"] for result in results):
         runs = [result for result in results if result["attention"] == attention]
-        cells = [_cell([get(run) for run in runs], d) for get, d in zip(columns.values(), digits, strict=True)]
-        rows.append([attention, *cells])
+        rows.append([attention, *(_cell([get(run) for run in runs], digits) for get, digits in columns.values())])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -67,34 +81,45 @@ def publish(
         title: first heading of the report, and of the plot.
         results: what ``train`` returned for every run.
         records: lines of ``metrics.jsonl``.
-        config: the options in force, ``target_accuracy`` among them.
+        config: the options in force, ``target_accuracy`` and ``target_loss`` among them.
         hardware: what it ran on, in words.
 
     Returns:
         The table and what else there is to say, to be printed. Without matplotlib or a whole epoch there are no
         curves, and a line says so.
     """
-    results_table = table(results, config["target_accuracy"])
+    accuracy, loss = config.get("target_accuracy"), config.get("target_loss")
+    results_table = table(results, accuracy, loss)
     missing = None
-    if not any(record["kind"] == "epoch" for record in records):
-        missing = "no curves.png: no run finished an epoch"
+    if not any(record["kind"] in plots.DRAWN for record in records):
+        missing = "no curves.png: no run was evaluated"
     else:
         try:
             plots.curves(records, folder / "curves.png", title)
         except ImportError as error:
             missing = f"no curves.png: {error}"
     seeds = len({result["seed"] for result in results})
-    text = [f"# {title}", "", results_table, ""]
-    text += [
-        f"Training accuracy is the running one of an epoch; a run has converged when it reaches "
-        f"{config['target_accuracy']:.0%} (never: not within this run). Seconds are those of training steps, without "
-        f"evaluation and checkpoints. {f'Median [quartiles] of {seeds} seeds.' if seeds > 1 else 'One seed.'}",
+    target = ""
+    if loss is not None:
+        target = f"A run has converged when its held-out loss is at most {loss:g} nats (never: not within this run). "
+    elif accuracy is not None:
+        target = (
+            f"Training accuracy is the running one of an epoch; a run has converged when it reaches {accuracy:.0%} "
+            "(never: not within this run). "
+        )
+    text = [
+        f"# {title}",
+        "",
+        results_table,
+        "",
+        f"{target}Seconds, steps/s and tokens/s are of training steps, without evaluation and checkpoints; peak MB is "
+        f"the highest memory of a process. {f'Median [quartiles] of {seeds} seeds.' if seeds > 1 else 'One seed.'}",
         "",
     ]
     for result in results:
         if result["status"] == "diverged":
             text += [f"- {result['run']} diverged: see `metrics.jsonl`, kind `diverged`.", ""]
-    text += [missing or "![Held-out accuracy and loss](curves.png)", ""]
+    text += [missing or "![Curves of the training](curves.png)", ""]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES if _installed(name))
     text += [f"Ran on {hardware}; Python {platform.python_version()}, {versions}.", "", "## Options", ""]
     text += [f"    {name}: {value}" for name, value in config.items()]

@@ -1,8 +1,9 @@
-"""Train classifiers from scratch, the same but for their attention, and compare how fast they learn.
+"""Train models from scratch, the same but for their attention, and compare how fast they learn.
 
     accelerate launch recipes/pretrain.py
     accelerate launch recipes/pretrain.py --config recipes/configs/parity.yaml
     accelerate launch recipes/pretrain.py --task parity --attention sdpa topk_sparse:k=5 --seeds 1 2 3
+    accelerate launch recipes/pretrain.py --task clm --model llama --dataset embedded
 
 For one seed, every attention gets the same examples, the same initial weights and the same batches. What comes
 out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, and the models under ``runs/``.
@@ -11,112 +12,82 @@ out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from accelerate.utils import set_seed
-from transformers.utils import logging
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import hf_semfocus  # noqa: F401  (registers the attention names)
-from hf_semfocus import report, tasks
-from hf_semfocus.models import Sizes, build_classifier
-from hf_semfocus.training import OutputFolder, SequenceRows, TrainingOptions, option, parse, train
-from hf_semfocus.training.log import read
-from hf_semfocus.training.options import check_at_least
-from hf_semfocus.training.setup import start, start_tracking
-
-ATTENTION = ["sdpa", "topk_sparse:k=5", "banded_sparse:window=5"]
+from hf_semfocus.experiments import HubOptions, Text, compare, language, synthetic
+from hf_semfocus.training import (
+    ComparisonOptions,
+    TrainingOptions,
+    check_at_least,
+    one_line_errors,
+    option,
+    parse,
+    start,
+)
 
 
 @dataclass
 class PretrainOptions:
-    """What to train on what; the sizes are the paper's."""
+    """What to train on what; sizes are the paper's for its tasks, and those of a small language model for text."""
 
-    task: str = option("even_pairs", "name of a task")
-    model: str = option("paper", "paper, gpt2, bert or llama (tiny, from scratch), or a checkpoint")
-    attention: list[str] = option(ATTENTION, "names as NAME or NAME:param=value,...")  # noqa: RUF009
-    seeds: list[int] = option([tasks.DEFAULT_SEED], "seeds of the data and of the run")  # noqa: RUF009
-    train_size: int | None = option(None, "training examples; 5000 by default")
-    eval_size: int | None = option(None, "held-out examples; 2000 by default")
-    pad_as_tokens: bool = option(False, "let the model take padding for tokens, as the paper's code does")
-    hidden_size: int = option(64, "width of a token")
-    intermediate_size: int = option(64, "width of the MLP's hidden layer")
-    num_layers: int | None = option(None, "number of blocks; the task's by default")
-    num_heads: int = option(1, "number of attention heads")
-    activation: str = option("relu", "activation of the MLP")
-    dropout: float = option(0.01, "probability of dropout")
-    cpu_threads: int | None = option(
-        None, "threads per process on a CPU; its cores by default, at most 4; give 1 where others use them too"
+    task: str = option("even_pairs", "clm or mlm (a language model on text), or the name of a synthetic task")
+    model: str | None = option(
+        None, "paper, gpt2, bert or llama (small, from scratch), or a checkpoint; the task's by default"
     )
+    train_size: int | None = option(None, "training examples, or rows of text; the task's by default, or all")
+    eval_size: int | None = option(None, "held-out examples, or rows of text; 2000 by default, or all")
+    pad_as_tokens: bool = option(False, "let the model take padding for tokens, as the paper's code does")
+    hidden_size: int | None = option(None, "width of a token")
+    intermediate_size: int | None = option(None, "width of the MLP's hidden layer")
+    num_layers: int | None = option(None, "number of blocks; the task's by default")
+    num_heads: int | None = option(None, "number of attention heads")
+    activation: str | None = option(None, "activation of the MLP")
+    dropout: float | None = option(None, "probability of dropout")
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "eval_size", "num_layers", "cpu_threads"):
-            if getattr(self, name) is not None:
-                check_at_least(name, getattr(self, name), 1)
-        for seed in self.seeds:
-            check_at_least("seeds", seed, 0)
-        for name in ("attention", "seeds"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={values!r}; expected every one once")
+        for name in ("train_size", "eval_size", "num_layers"):
+            check_at_least(name, getattr(self, name), 1)
+
+
+@dataclass
+class TextOptions:
+    """Which text a language model learns."""
+
+    dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
+    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    text_column: str | None = option(None, "column that holds the text")
+    sample_by: Literal["document", "paragraph", "line"] = option("document", "what a document is in a .txt file")
+    streaming: bool = option(False, "read no more of the data set than train_size rows take")
+    validation_fraction: float = option(0.05, "share of the documents held out where there is no validation split")
+    tokenizer: str | None = option(None, "folder or Hub name; else the checkpoint's, or one is trained on the text")
+    vocab_size: int = option(4096, "tokens of a tokenizer that is trained")
+    tokenizer_documents: int | None = option(None, "documents that a tokenizer is trained on at most")
+    block_size: int = option(256, "tokens of a row")
+
+
+OPTIONS = (PretrainOptions, TextOptions, ComparisonOptions, TrainingOptions, HubOptions)
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Train every attention with every seed, write the report, and return the results of the runs."""
-    options, training = parse(PretrainOptions, TrainingOptions, args=args)
-    task = tasks.get(options.task)
-    if task.kind != "classification":
-        known = [name for name in tasks.names() if tasks.get(name).kind == "classification"]
-        raise ValueError(f"task={task.name!r} is of the kind {task.kind!r}; expected one of {', '.join(known)}")
-    sizes = Sizes(
-        vocab_size=task.vocab_size,
-        num_labels=task.num_labels,
-        pad_token_id=task.pad_token_id,
-        max_length=task.max_length,
-        hidden_size=options.hidden_size,
-        intermediate_size=options.intermediate_size,
-        num_layers=options.num_layers or task.num_layers,
-        num_heads=options.num_heads,
-        activation=options.activation,
-        dropout=options.dropout,
-    )
-    training = replace(
-        training,
-        output_dir=training.output_dir or f"outputs/{task.name}-{options.model.replace('/', '-')}",
-        learning_rate=task.learning_rate if training.learning_rate is None else training.learning_rate,
-        lr_decay=task.lr_decay if training.lr_decay is None else training.lr_decay,
-    )
-    logging.disable_progress_bar()
-    accelerator = start(training, options.cpu_threads)
-    for attention in options.attention:  # a name that does not work ends it here
-        build_classifier(options.model, attention, sizes)
-    output = OutputFolder(accelerator, training, options)
-    start_tracking(accelerator, training, output.config)
-
-    results = []
-    for seed in options.seeds:
-        with accelerator.main_process_first():
-            train_set = tasks.load(task.name, split="train", seed=seed, size=options.train_size)
-            eval_set = tasks.load(task.name, split="validation", seed=seed, size=options.eval_size)
-        train_rows = SequenceRows.from_dataset(train_set, task.pad_token_id, options.pad_as_tokens)
-        eval_rows = SequenceRows.from_dataset(eval_set, task.pad_token_id, options.pad_as_tokens)
-        for attention in options.attention:
-            set_seed(seed)
-            model = build_classifier(options.model, attention, sizes)
-            run = output.run(attention, seed)
-            results.append(train(accelerator, model, train_rows, eval_rows, training, run, output.log))
-            accelerator.print(f"{run.name}: {results[-1]['status']}")
-    accelerator.end_training()
-
-    if accelerator.is_main_process:
-        hardware = (
-            f"{accelerator.num_processes} x {accelerator.device.type}, {torch.get_num_threads()} CPU threads each"
+    options, text, comparison, training, hub = parse(*OPTIONS, args=args)
+    accelerator = start(training, comparison.cpu_threads)
+    names = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "activation", "dropout")
+    sizes = {name: getattr(options, name) for name in names}
+    if options.task in ("clm", "mlm"):
+        source = asdict(text)
+        source["config"] = source.pop("dataset_config")
+        source = Text(**source, train_size=options.train_size, eval_size=options.eval_size)
+        experiment = language(accelerator, options.task, source, options.model, sizes)
+    else:
+        experiment = synthetic(
+            options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
         )
-        title, records = f"{task.name}, {options.model}", read(output.log.path)
-        print(report.publish(output.path, title, results, records, output.config, hardware))
-    return results
+    return compare(accelerator, experiment, training, comparison, hub, options, text)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

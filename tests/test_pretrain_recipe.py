@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForSequenceClassification
 
-from hf_semfocus import plots, report
+from hf_semfocus import plots, report, tasks
 from hf_semfocus.training.log import read
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,7 @@ RECIPE = ROOT / "recipes" / "pretrain.py"
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 TINY = ["--train_size", "43", "--eval_size", "31", "--batch_size", "5", "--hidden_size", "8"]
 TINY += ["--intermediate_size", "8", "--num_layers", "1", "--cpu_threads", "1", "--target_accuracy", "2"]
+CLOCKED = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
 TWO = ["--attention", "sdpa", "topk_sparse:k=3"]
 
 spec = importlib.util.spec_from_file_location("pretrain", RECIPE)
@@ -37,7 +38,7 @@ def command(*args, launch=()):
 
 def timeless(path):
     records = read(path / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k not in ("seconds", "steps_per_second")} for record in records]
+    return [{k: v for k, v in record.items() if k not in CLOCKED} for record in records]
 
 
 @pytest.mark.parametrize("model", ["paper", "gpt2", "bert", "llama"])
@@ -51,7 +52,7 @@ def test_every_model_trains_and_reports(tmp_path, model, capsys):
     assert {path.name for path in tmp_path.iterdir()} == names
     text = (tmp_path / "report.md").read_text()
     printed = capsys.readouterr().out
-    for line in report.table(results, target=2).splitlines():
+    for line in report.table(results, 2).splitlines():
         assert line in text
         assert line in printed
     assert "Median [quartiles] of 2 seeds." in text
@@ -167,17 +168,15 @@ def test_two_processes_equal_one(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_runs(tmp_path, path):
-    options, training = pretrain.parse(
-        pretrain.PretrainOptions, pretrain.TrainingOptions, args=["--config", str(path)]
-    )
-    task = pretrain.tasks.get(options.task)
+    options, _, comparison, training, _ = pretrain.parse(*pretrain.OPTIONS, args=["--config", str(path)])
+    task = tasks.get(options.task)
     assert training.epochs == task.epochs
     assert set(yaml.safe_load(path.read_text())) <= {"task", "attention", "seeds", "epochs", "eval_batch_size"}
     small = {"train_size": 6, "eval_size": 4, "batch_size": 3, "seeds": 3, "max_steps": 1, "cpu_threads": 1}
     small |= {"hidden_size": 4, "intermediate_size": 4, "num_layers": 1, "output_dir": tmp_path}
     arguments = [part for name, value in small.items() for part in (f"--{name}", str(value))]
     results = pretrain.main(["--config", str(path), *arguments])
-    assert [result["attention"] for result in results] == options.attention
+    assert [result["attention"] for result in results] == comparison.attention
 
 
 def test_configurations_are_named_for_their_tasks():
@@ -269,7 +268,7 @@ def test_curves_without_matplotlib_are_skipped_with_a_word(tmp_path, monkeypatch
 
 
 def test_nothing_to_draw_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no records of kind 'epoch'"):
+    with pytest.raises(ValueError, match="no records of the kinds epoch, eval"):
         plots.curves([{"kind": "diverged"}], tmp_path / "curves.png")
 
 
@@ -282,5 +281,5 @@ def test_report_of_runs_that_all_diverged(tmp_path):
     assert text.startswith("# Title\n")
     assert "- a/0 diverged" in text
     assert "One seed." in text
-    assert "no curves.png: no run finished an epoch" in printed
-    assert [cell.strip() for cell in printed.splitlines()[2].split("|")[1:6]] == ["a", "never", "never", "never", "-"]
+    assert "no curves.png: no run was evaluated" in printed
+    assert [cell.strip() for cell in printed.splitlines()[2].split("|")[1:5]] == ["a", "never", "never", "never"]

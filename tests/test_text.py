@@ -91,9 +91,9 @@ def seen_logits(model, objective, inputs):
     caught = []
     hook = model.register_forward_hook(lambda module, args, output: caught.append(output.logits))
     with torch.no_grad():
-        totals = objective(model, inputs)
+        loss, predictions, references = objective(model, inputs)
     hook.remove()
-    return caught[0], totals
+    return caught[0], (loss, (predictions == references).sum())
 
 
 # The embedded text
@@ -467,7 +467,8 @@ def test_causal_loss_is_that_of_the_documents_alone(family, spec, packed, docume
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     assert rows.units(everything) == expected[2]
     mean = evaluate(Accelerator(), model, rows, 3, causal_lm)
-    assert mean == pytest.approx((expected[0] / expected[2], expected[1] / expected[2]), rel=1e-5)
+    assert list(mean) == ["eval_loss", "eval_accuracy"]
+    assert list(mean.values()) == pytest.approx([expected[0] / expected[2], expected[1] / expected[2]], rel=1e-5)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -637,7 +638,8 @@ def test_totals_are_those_of_every_label_alone(ignored):
     labels.view(-1)[torch.randperm(34)[:ignored]] = -100
     inputs = {"input_ids": torch.zeros(2, 17, dtype=torch.long), "labels": labels}
     for objective, shift in ((causal_lm, 1), (masked_lm, 0)):
-        loss, correct = objective(Said(logits), inputs)
+        loss, predictions, references = objective(Said(logits), inputs)
+        correct = (predictions == references).sum()
         rows, columns = np.nonzero(labels[:, shift:].numpy() >= 0)
         wanted = labels[rows, columns + shift]
         expected = -logits.log_softmax(-1)[rows, columns, wanted].sum()
@@ -674,6 +676,6 @@ def test_masks_fit_models_of_half_precision(spec, packed, tokenizer):
     model = tiny("bert", spec, tokenizer).to(torch.bfloat16)
     inputs = MaskedRows(packed, tokenizer, seed=0).batch(np.arange(2), None)
     full = seen_logits(tiny("bert", spec, tokenizer), masked_lm, inputs)[1][0]
-    loss, _ = masked_lm(model, inputs)
+    loss, *_ = masked_lm(model, inputs)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(full.item(), rel=0.1)

@@ -1,6 +1,6 @@
 """Models of this library; importing this package makes them known to Transformers' Auto classes."""
 
-from .presets import PRESETS, Sizes, build_classifier
+from .presets import KINDS, PRESETS, Sizes, build_classifier, build_model
 from .semfocus_encoder import (
     SemFocusEncoderConfig,
     SemFocusEncoderForSequenceClassification,
@@ -8,10 +8,12 @@ from .semfocus_encoder import (
 )
 
 __all__ = [
+    "KINDS",
     "PRESETS",
     "SemFocusEncoderConfig",
     "SemFocusEncoderForSequenceClassification",
     "SemFocusEncoderModel",
     "Sizes",
     "build_classifier",
+    "build_model",
 ]

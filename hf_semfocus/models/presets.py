@@ -1,4 +1,4 @@
-"""Classifiers by name: the paper's encoder, tiny models of three families, or any checkpoint.
+"""Models by name: the paper's encoder, small models of three families, or any checkpoint.
 
 Everything but the attention is the same for every attention of a comparison, so a preset is a configuration and
 the name of the attention comes last.
@@ -7,49 +7,55 @@ the name of the attention comes last.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    GPT2Config,
-    LlamaConfig,
-    PreTrainedConfig,
-)
+import torch
+import transformers
+from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
+from ..hf.settings import is_ours, resolve
 from .semfocus_encoder import SemFocusEncoderConfig
+
+KINDS = {
+    "classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
+    "causal_lm": transformers.AutoModelForCausalLM,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+}
+"""What a model is for, and the Auto class that builds it."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a preset is built from: the task's vocabulary and lengths, and the width and depth wanted."""
+    """What a preset is built from: the task's vocabulary and lengths, and the width and depth wanted.
+
+    ``num_labels`` is None for a language model. ``activation`` is the family's own by default.
+    """
 
     vocab_size: int
-    num_labels: int
-    pad_token_id: int
+    num_labels: int | None
+    pad_token_id: int | None
     max_length: int
     hidden_size: int = 64
     intermediate_size: int = 64
     num_layers: int = 5
     num_heads: int = 1
-    activation: str = "relu"
+    activation: str | None = "relu"
     dropout: float = 0.01
 
 
 def _paper(s: Sizes, attention: str) -> PreTrainedConfig:
-    stated = dict(re.findall(r"(\w+)=(\w+)", attention))
+    mechanism = resolve(attention, None)[0] if is_ours(attention) else None
+    last = getattr(mechanism, "global_position", "first") == "last"
     return SemFocusEncoderConfig(
         **_common(s),
         intermediate_size=s.intermediate_size,
-        hidden_act=s.activation,
+        hidden_act=s.activation or "relu",
         dropout=s.dropout,
         max_position_embeddings=s.max_length,
-        num_global_tokens=int(stated.get("num_global_tokens", 0)) if stated.get("global_position") == "last" else 0,
+        num_global_tokens=mechanism.num_global_tokens if last else 0,
     )
 
 
@@ -57,14 +63,14 @@ def _gpt2(s: Sizes, attention: str) -> PreTrainedConfig:
     return GPT2Config(
         **_common(s),
         n_inner=s.intermediate_size,
-        activation_function=s.activation,
+        activation_function=s.activation or "gelu_new",
         n_positions=s.max_length,
         resid_pdrop=s.dropout,
         embd_pdrop=s.dropout,
         attn_pdrop=s.dropout,
         bos_token_id=None,
         eos_token_id=None,
-        use_cache=False,
+        use_cache=s.num_labels is None,
     )
 
 
@@ -72,7 +78,7 @@ def _bert(s: Sizes, attention: str) -> PreTrainedConfig:
     return BertConfig(
         **_common(s),
         intermediate_size=s.intermediate_size,
-        hidden_act=s.activation,
+        hidden_act=s.activation or "gelu",
         max_position_embeddings=s.max_length,
         hidden_dropout_prob=s.dropout,
         attention_probs_dropout_prob=s.dropout,
@@ -83,19 +89,20 @@ def _llama(s: Sizes, attention: str) -> PreTrainedConfig:
     return LlamaConfig(
         **_common(s),
         intermediate_size=s.intermediate_size,
-        hidden_act=s.activation,
+        hidden_act=s.activation or "silu",
         max_position_embeddings=s.max_length,
         attention_dropout=s.dropout,
         bos_token_id=None,
         eos_token_id=None,
-        use_cache=False,
+        use_cache=s.num_labels is None,
+        tie_word_embeddings=True,
     )
 
 
 def _common(s: Sizes) -> dict[str, Any]:
     return {
+        **({} if s.num_labels is None else {"num_labels": s.num_labels}),
         "vocab_size": s.vocab_size,
-        "num_labels": s.num_labels,
         "pad_token_id": s.pad_token_id,
         "hidden_size": s.hidden_size,
         "num_hidden_layers": s.num_layers,
@@ -109,31 +116,74 @@ PRESETS: dict[str, Callable[[Sizes, str], PreTrainedConfig]] = {
     "bert": _bert,
     "llama": _llama,
 }
+FAMILIES = {"causal_lm": ("gpt2", "llama"), "masked_lm": ("bert",)}
+"""Presets that make a language model of that kind; the others make classifiers only."""
 
 
-def build_classifier(model: str, attention: str, sizes: Sizes) -> nn.Module:
-    """Build a classifier with the attention of that name; random weights come from torch's global stream.
+def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrainedModel:
+    """Build a model with the attention of that name; random weights come from torch's global stream.
 
     Args:
-        model: one of ``PRESETS``, or the folder or Hub name of a checkpoint, whose weights are then loaded and
-            of whose ``sizes`` only the task's part matters.
+        kind: one of ``KINDS``.
+        model: one of ``PRESETS``, or the folder or Hub name of a checkpoint, whose weights are then loaded (in
+            float32) and of whose ``sizes`` only the task's part matters.
         attention: an ``attn_implementation``, passed to Transformers as it is.
         sizes: vocabulary, lengths, width and depth.
 
     Raises:
-        ValueError: an unknown model, or a checkpoint whose vocabulary or positions are too few for the task.
+        ValueError: an unknown model, one that is not of that kind, or a checkpoint whose vocabulary or positions are
+            too few for the task.
     """
+    auto = KINDS[kind]
     if model in PRESETS:
-        config = PRESETS[model](sizes, attention)
-        return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
-    if os.sep not in model and not os.path.isdir(model):
+        if model not in FAMILIES.get(kind, PRESETS):
+            raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(FAMILIES[kind])} or a checkpoint")
+        return auto.from_config(PRESETS[model](sizes, attention), attn_implementation=attention)
+    config = checkpoint_config(model)
+    if config.vocab_size < sizes.vocab_size:
+        raise ValueError(f"model={model!r} has {config.vocab_size} token ids; the task needs {sizes.vocab_size}")
+    positions = positions_of(config)
+    if positions is not None and positions < sizes.max_length:
+        raise ValueError(f"model={model!r} has {positions} positions; the task needs {sizes.max_length}")
+    if sizes.num_labels is not None:
+        if config.num_labels != sizes.num_labels:
+            config.num_labels = sizes.num_labels
+        config.pad_token_id = sizes.pad_token_id
+    # safetensors only: a pickle from elsewhere could run code
+    return auto.from_pretrained(
+        model, config=config, attn_implementation=attention, dtype=torch.float32, use_safetensors=True
+    )
+
+
+def build_classifier(model: str, attention: str, sizes: Sizes) -> PreTrainedModel:
+    """Build a sequence classifier; see :func:`build_model`."""
+    return build_model("classification", model, attention, sizes)
+
+
+def checkpoint_config(model: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint in a folder or on the Hub.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if model in PRESETS or (os.sep not in model and not os.path.isdir(model)):
         raise ValueError(
             f"model={model!r}; expected one of {', '.join(PRESETS)}, a folder, or a Hub name as owner/name"
         )
-    config = AutoConfig.from_pretrained(model, num_labels=sizes.num_labels, pad_token_id=sizes.pad_token_id)
-    if config.vocab_size < sizes.vocab_size:
-        raise ValueError(f"model={model!r} has {config.vocab_size} token ids; the task needs {sizes.vocab_size}")
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions < sizes.max_length:
-        raise ValueError(f"model={model!r} has {positions} positions; the task needs {sizes.max_length}")
-    return AutoModelForSequenceClassification.from_pretrained(model, config=config, attn_implementation=attention)
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model={model!r}: expected a folder or a Hub name with a model: {reason}") from error
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Tokens a model of that configuration takes at most; None if there is no limit."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - first_position(config)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position of the first token: RoBERTa and its kin count from after the padding token."""
+    counts_on = any(name in config.model_type for name in ("roberta", "camembert", "xlm-roberta", "longformer"))
+    return config.pad_token_id + 1 if counts_on else 0

@@ -58,7 +58,7 @@ def load(
 
     Args:
         name: one of `names()`.
-        split: "train" (5,000 rows), "validation" or "test" (2,000 each).
+        split: "train" (5,000 rows unless the task says otherwise), "validation" or "test" (2,000 each).
         seed: non-negative integer.
         size: number of rows, at least 1; None for the split's own.
         cache_dir: folder for the built datasets; None for the cache of `datasets` (HF_DATASETS_CACHE).
@@ -70,7 +70,8 @@ def load(
     task = get(name)
     if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {list(SPLITS)}")
-    size = SPLITS[split] if size is None else _integer("size", size, least=1)
+    usual = (split == "train" and task.train_size) or SPLITS[split]
+    size = usual if size is None else _integer("size", size, least=1)
     return cached(task, split, _integer("seed", seed, least=0), size, cache_dir)
 
 

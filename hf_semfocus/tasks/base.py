@@ -36,6 +36,7 @@ class Task:
         num_labels: number of classes; labels are 0..num_labels - 1.
         level: level in the Chomsky hierarchy: "regular", "dcf" (deterministic context-free), "cs"
             (context-sensitive), or "unclassified".
+        train_size: rows of the training split, where they are not the usual 5,000.
         num_layers, learning_rate, lr_decay, epochs: the paper's training values; lr_decay multiplies the
             learning rate after every epoch.
         separator: what `decode` puts between tokens.
@@ -49,6 +50,7 @@ class Task:
     level: ClassVar[str]
     kind: ClassVar[str] = "classification"
     epochs: ClassVar[int]
+    train_size: ClassVar[int | None] = None
     num_layers: ClassVar[int] = 5
     learning_rate: ClassVar[float] = 0.1
     lr_decay: ClassVar[float] = 0.9995

@@ -37,6 +37,7 @@ class MQAR(Task):
     level = "unclassified"
     kind = "causal_lm"
     epochs = 64
+    train_size = 20000
     num_layers = 2
     learning_rate = 1e-3
     lr_decay = 1.0

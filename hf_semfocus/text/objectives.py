@@ -1,4 +1,4 @@
-"""Objectives of language models for the training loop: summed loss in nats and number of correct predictions."""
+"""Objectives of language models for the training loop: summed loss in nats, predictions and references."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .rows import IGNORED
 
 
-def causal_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def causal_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Objective of a causal language model, whose units are the labels after the first position that are not -100.
 
     Args:
@@ -22,7 +22,7 @@ def causal_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tens
     return _totals(model(**inputs, use_cache=False).logits, labels)
 
 
-def masked_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def masked_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Objective of a masked language model, whose units are the labels that are not -100.
 
     Args:
@@ -74,11 +74,11 @@ def _fitting(model: nn.Module, mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
 
 
-def _totals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _totals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chosen = labels != IGNORED
     # the loss needs two more tensors of this size in float32: where few labels count, only for them
     if 2 * int(chosen.sum()) < chosen.numel():
         logits, labels = logits[chosen], labels[chosen]
     logits, labels = logits.flatten(0, -2), labels.flatten()
     loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-    return loss, (logits.argmax(-1) == labels).sum()
+    return loss, logits.argmax(-1), labels

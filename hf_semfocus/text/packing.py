@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def pack(
     block_size: int,
     cache_dir: str | Path | None = None,
     key: str | None = None,
+    max_rows: int | None = None,
 ) -> Dataset:
     """Tokenize documents and pack them into rows; the memory this takes does not grow with the documents.
 
@@ -46,6 +48,7 @@ def pack(
             if documents, tokenizer and ``block_size`` are the same.
         key: what names the documents in the cache; it must change with them. Needed for an ``IterableDataset``, which
             cannot tell whether it is the same as before and else is packed anew into a file that goes at exit.
+        max_rows: stop after so many rows, and read no more documents than that takes.
 
     Returns:
         Dataset with the columns ``input_ids`` (int32) and ``starts`` (bool: the token begins a piece), both
@@ -73,10 +76,10 @@ def pack(
     }
     try:
         return Dataset.from_generator(
-            lambda: _rows(documents, tokenizer, block_size, end),
+            lambda: itertools.islice(_rows(documents, tokenizer, block_size, end), max_rows),
             features=datasets.Features(features),
             cache_dir=str(cache),
-            fingerprint=_fingerprint(str(key), tokenizer, block_size),
+            fingerprint=_fingerprint(str(key), tokenizer, block_size, max_rows),
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
@@ -124,10 +127,11 @@ def _tokenized(
         yield from (np.array([*ids, end], np.int32) for ids in encoded["input_ids"] if ids)
 
 
-def _fingerprint(key: str, tokenizer: PreTrainedTokenizerBase, block_size: int) -> str:
+def _fingerprint(key: str, tokenizer: PreTrainedTokenizerBase, block_size: int, max_rows: int | None) -> str:
     """Changes with anything that could change the rows, this file included."""
     versions = (datasets.__version__, tokenizers.__version__, transformers.__version__)
-    digest = hashlib.sha256(repr((key, block_size, tokenizer.eos_token_id, tokenizer.pad_token_id, versions)).encode())
+    parts = (key, block_size, max_rows, tokenizer.eos_token_id, tokenizer.pad_token_id, versions)
+    digest = hashlib.sha256(repr(parts).encode())
     digest.update(Path(__file__).read_bytes())
     if tokenizer.is_fast:
         digest.update(tokenizer.backend_tokenizer.to_str().encode())

@@ -59,3 +59,8 @@ def train_tokenizer(documents: Iterable[Mapping[str, Any]], vocab_size: int = 40
     )
     trained.train_from_iterator((text for row in documents if (text := row["text"])), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=trained, **SPECIAL)
+
+
+def from_json(text: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that ``train_tokenizer`` made, from ``backend_tokenizer.to_str()``."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(text), **SPECIAL)

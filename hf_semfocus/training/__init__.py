@@ -1,13 +1,19 @@
 """Training with Accelerate: one loop, and what it needs to be exact, resumable and the same for every attention."""
 
 from .batches import Rows, SequenceRows
+from .errors import one_line_errors
+from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import Run, train
-from .options import TrainingOptions, option, parse
+from .options import ComparisonOptions, TrainingOptions, check_at_least, option, parse
 from .output import OutputFolder
-from .steps import Objective, classification, evaluate
+from .schedules import FocusSchedule
+from .setup import start
+from .steps import Objective, classification
 
 __all__ = [
+    "ComparisonOptions",
+    "FocusSchedule",
     "MetricsLog",
     "Objective",
     "OutputFolder",
@@ -15,9 +21,12 @@ __all__ = [
     "Run",
     "SequenceRows",
     "TrainingOptions",
+    "check_at_least",
     "classification",
     "evaluate",
+    "one_line_errors",
     "option",
     "parse",
+    "start",
     "train",
 ]

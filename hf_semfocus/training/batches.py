@@ -90,20 +90,36 @@ class SequenceRows:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """This process's share of one batch.
+class Part:
+    """What this process computes of a batch at once.
 
     Attributes:
         inputs: tensors for the model, labels included.
-        rows: row numbers of the whole batch.
-        units: units of the whole batch, over which losses are averaged.
-        empty: the batch had no row for this process; ``inputs`` holds another's, to be weighted by zero.
+        empty: there was no row for this process; ``inputs`` holds another's, to be weighted by zero.
     """
 
     inputs: dict[str, Tensor]
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, and this process's share of it.
+
+    Attributes:
+        parts: the share, in as many parts on every process.
+        rows: row numbers of the whole batch.
+        units: units of the whole batch, over which losses are averaged.
+    """
+
+    parts: tuple[Part, ...]
     rows: np.ndarray
     units: int
-    empty: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole batch, padding included, on all processes together."""
+        return len(self.rows) * self.parts[0].inputs["input_ids"].shape[-1]
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -124,11 +140,15 @@ def iterate(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
+    parts: int = 1,
 ) -> Iterator[Batch]:
     """Yield this process's shares of the batches of ``order``, starting with batch number ``first``."""
     for start in range(first * batch_size, len(order), batch_size):
         rows = order[start : start + batch_size]
-        mine = rows[rank::world]
-        inputs = data.batch(mine if len(mine) else rows[:1], together_with=rows)
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-        yield Batch(inputs, rows, data.units(rows), empty=len(mine) == 0)
+        shares = [part[rank::world] for part in np.array_split(rows, parts)]
+        yield Batch(tuple(_part(data, share, rows, device) for share in shares), rows, data.units(rows))
+
+
+def _part(data: Rows, share: np.ndarray, rows: np.ndarray, device: torch.device | str) -> Part:
+    inputs = data.batch(share if len(share) else rows[:1], together_with=rows)
+    return Part({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}, len(share) == 0)

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 
 from .files import UNFINISHED, crc, publish
 
@@ -32,6 +33,8 @@ class Progress:
         epoch: epochs finished; position: steps done in the next one; step: steps in all.
         seconds: time spent in training steps.
         loss, correct, units: sums over the units of the running epoch.
+        tokens: tokens of all steps, padding included.
+        peak_memory: highest memory of a process so far, in 10**6 bytes.
         records: records this run has in the log.
         reached: epoch, step and seconds at which the target accuracy was reached.
         best: best held-out score so far, higher is better.
@@ -45,6 +48,8 @@ class Progress:
     loss: float = 0.0
     correct: float = 0.0
     units: int = 0
+    tokens: int = 0
+    peak_memory: float = 0.0
     records: int = 0
     reached: dict[str, float] | None = None
     best: float | None = None
@@ -76,23 +81,27 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(unfinished), safe_serialization=True)
-        content = {"progress": asdict(progress), **_setting(accelerator), "random": gather_object([_random()])}
+        content = {"progress": asdict(progress), "mixed_precision": accelerator.mixed_precision}
+        content["random"] = gather_object([_random()])
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            content["files"] = {file.name: crc(file) for file in sorted(unfinished.iterdir())}
+            inside = sorted(file for file in unfinished.rglob("*") if file.is_file())
+            content["files"] = {file.relative_to(unfinished).as_posix(): crc(file) for file in inside}
             (unfinished / PROGRESS).write_text(json.dumps(content))
             publish(unfinished, folder)
             for old in self.all()[: -self.keep]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
 
-    def load(self, accelerator: Accelerator) -> Progress | None:
+    def load(self, accelerator: Accelerator, seed: int) -> Progress | None:
         """Bring everything back to the newest intact checkpoint; None if there is none at all.
 
-        Damaged checkpoints are named in a warning and deleted. Every process must call it.
+        Damaged checkpoints are named in a warning and deleted. With another number of processes than wrote it, the
+        batches are the same, but dropout draws other numbers, from ``seed``, and a warning says so. Every process
+        must call it.
 
         Raises:
-            ValueError: all checkpoints are damaged, or the number of processes or the precision has changed.
+            ValueError: all checkpoints are damaged, or the precision has changed.
         """
         found = self.all()[::-1]
         damage = [_damage(folder) for folder in found]
@@ -110,13 +119,23 @@ class Checkpoints:
                 if reason is not None:
                     shutil.rmtree(folder)
         content = json.loads((intact[0] / PROGRESS).read_text())
-        for name, value in _setting(accelerator).items():
-            if content[name] != value:
-                raise ValueError(f"{intact[0]} was written with {name}={content[name]!r}; now it is {value!r}")
+        before, now = content["mixed_precision"], accelerator.mixed_precision
+        if before != now:
+            raise ValueError(f"{intact[0]} was written with mixed_precision={before!r}; now it is {now!r}")
         accelerator.load_state(str(intact[0]))
-        if _random() != content["random"][accelerator.process_index]:  # Accelerate says so only in its log
+        progress = Progress(**content["progress"])
+        states, rank = content["random"], accelerator.process_index
+        if len(states) != accelerator.num_processes:
+            if accelerator.is_main_process:
+                warnings.warn(
+                    f"{intact[0]} was written by {len(states)} processes, and there are {accelerator.num_processes} "
+                    "now: the batches stay the same, dropout draws other numbers",
+                    stacklevel=2,
+                )
+            set_seed(int(np.random.SeedSequence([seed, progress.step, rank]).generate_state(1)[0]))
+        elif _random() != states[rank]:  # Accelerate says so only in its log
             raise ValueError(f"{intact[0]}: the state of the random numbers could not be restored")
-        return Progress(**content["progress"])
+        return progress
 
     def all(self) -> list[Path]:
         """Folders of the checkpoints, oldest first; unfinished ones do not count."""
@@ -126,10 +145,6 @@ class Checkpoints:
         """Delete all checkpoints, unfinished ones too."""
         for folder in self.folder.glob(f"{PREFIX}*"):
             shutil.rmtree(folder)
-
-
-def _setting(accelerator: Accelerator) -> dict[str, Any]:
-    return {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
 
 
 def _random() -> int:

@@ -37,6 +37,30 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1))
 
 
+def check_space(folder: str | Path, needed: int) -> None:
+    """Refuse to start what would fill the disk.
+
+    Args:
+        folder: where it goes; it need not exist.
+        needed: bytes.
+
+    Raises:
+        ValueError: there are fewer bytes free, or the place cannot be looked at.
+    """
+    place = Path(folder).absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise ValueError(f"output_dir={str(folder)!r} cannot be used: {error}") from error
+    if free < needed:
+        raise ValueError(
+            f"output_dir={str(folder)!r}: models and checkpoints take up to {needed / 1e6:.0f} MB, and "
+            f"{free / 1e6:.0f} MB are free"
+        )
+
+
 def crc(path: Path) -> int:
     """Checksum of a file's content."""
     value = 0
@@ -48,9 +72,8 @@ def crc(path: Path) -> int:
 
 def publish(unfinished: Path, folder: Path) -> None:
     """Give a finished folder its name, in one step; a folder that has the name already is deleted first."""
-    for file in unfinished.iterdir():
-        sync(file)
-    sync(unfinished)
+    for path in (*unfinished.rglob("*"), unfinished):
+        sync(path)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(unfinished, folder)
     sync(folder.parent)

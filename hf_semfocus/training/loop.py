@@ -9,23 +9,42 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Rows, epoch_order, iterate, steps_per_epoch
 from .checkpoint import Checkpoints, Progress
+from .evaluation import evaluate
 from .files import write_json
 from .log import MetricsLog
+from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions
-from .steps import Objective, classification, evaluate, is_over, make_optimizer, save_model, sums
+from .schedules import FocusSchedule, learning_rate
+from .signals import EXIT_STATUS, sigterm_noted
+from .steps import (
+    Objective,
+    backward,
+    classification,
+    is_over,
+    make_optimizer,
+    make_ready,
+    save_batch,
+    save_model,
+    sums,
+    total_steps,
+)
 
-TRACKED = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "learning_rate")
+if TYPE_CHECKING:
+    from evaluate import Metric
+
+TRACKED = ("train_loss", "train_accuracy", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -52,42 +71,54 @@ def train(
     run: Run,
     log: MetricsLog,
     objective: Objective = classification,
+    metrics: Sequence[type[Metric]] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, Any]:
     """Train one model to the end of its run, continuing from the checkpoints in its folder if there are any.
+
+    SIGTERM is answered after the running step: a checkpoint is written, and the process exits with status 143.
 
     Args:
         accelerator: of Accelerate; one for all runs.
         model: with its initial weights.
-        train_rows, eval_rows: examples to train on, and held-out ones to evaluate on after every epoch.
-        options: how to train; ``learning_rate`` and ``lr_decay`` must be set.
-        run: name, seed and folder.
-        log: where the records go: one of kind "epoch" per epoch, "step" every ``logging_steps``, and "diverged"
-            with the rows of the batch if loss or gradient stop being finite, which ends the run.
-        objective: what a step minimises, and what counts as correct.
+        train_rows, eval_rows: rows to train on, and held-out ones to evaluate on after every epoch.
+        options: how to train; filled (:meth:`TrainingOptions.filled`).
+        run: name, attention (or schedule of attentions), seed and folder.
+        log: where the records go: one of kind "epoch" per epoch, "eval" every ``eval_steps``, "step" every
+            ``logging_steps``, and "diverged" with the rows of the batch if loss or gradient stop being finite, which
+            ends the run and leaves the batch in ``diverged/``.
+        objective: what a step minimises.
+        metrics: what to compute of the held-out rows besides loss and accuracy; see :func:`evaluate`.
+        tokenizer: saved with the models.
 
     Returns:
         ``run``, ``attention``, ``seed``, ``status`` ("converged", "finished" or "diverged"), ``reached`` (epoch, step
-        and seconds at which the target accuracy was reached, or None), and the fields of the last epoch's record.
+        and seconds at which the target was reached, or None), and the fields of the last evaluation's record.
 
     Raises:
-        ValueError: checkpoints that cannot be used, or no learning rate.
+        ValueError: checkpoints that cannot be used, or options that are not filled.
     """
+    options.check_filled()
     if (result := run.result()) is not None:
         return result
     accelerator.free_memory()  # of the run before, whose state would be saved with this one's
+    reset_peak(accelerator.device)
+    make_ready(model, options)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, options))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     rank, world = accelerator.process_index, accelerator.num_processes
     # Dropout depends on the seed of the run alone, not on what was built before.
     set_seed(run.seed, device_specific=True)
     checkpoints = Checkpoints(run.folder)
-    progress = checkpoints.load(accelerator) or Progress()
+    progress = checkpoints.load(accelerator, run.seed) or Progress()
     log.rewind(run.name, progress.records)
     length = steps_per_epoch(len(train_rows), options.batch_size)
+    steps = total_steps(options, length)
+    rate, focus = learning_rate(options, steps), FocusSchedule.parse(run.attention)
     who = {"run": run.name, "attention": run.attention, "seed": run.seed}
-    diverged = False
+    diverged = stop = False
     bar = tqdm(
-        total=int(min(options.epochs * length, options.max_steps or math.inf)),
+        total=steps,
         initial=progress.step,
         desc=run.name,
         disable=None if accelerator.is_main_process else True,
@@ -97,84 +128,118 @@ def train(
         progress.records += 1
         return log.append({"kind": kind, **who, "step": progress.step, "seconds": progress.seconds, **fields})
 
-    while not is_over(progress, options):
-        learning_rate = options.learning_rate * options.lr_decay**progress.epoch
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        model.train()
-        order = epoch_order(len(train_rows), run.seed, progress.epoch)
-        rows = train_rows.with_epoch(progress.epoch)
-        batches = iterate(rows, order, options.batch_size, progress.position, rank, world, accelerator.device)
-        clock = time.perf_counter()
-        for batch in batches:
-            loss, correct = objective(model, batch.inputs)
-            if batch.empty:
-                loss, correct = loss * 0, correct * 0
-            # The gradients' average over the processes is then that of the mean over the whole batch.
-            accelerator.backward(loss * (world / batch.units))
-            norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
-            loss, correct, norm = sums(accelerator, loss, correct, norm)
-            # A scaler deals with infinite gradients of float16 itself.
-            diverged = not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm))
-            if diverged:
-                break
-            optimizer.step()
-            optimizer.zero_grad()
-
-            now = time.perf_counter()
-            progress.seconds, clock = progress.seconds + now - clock, now
-            progress.step += 1
-            progress.position += 1
-            progress.loss += loss
-            progress.correct += correct
-            progress.units += batch.units
-            bar.update()
-            if options.logging_steps and progress.step % options.logging_steps == 0:
-                train_loss = loss / batch.units
-                record("step", epoch=progress.epoch + 1, train_loss=train_loss, learning_rate=learning_rate)
-                bar.set_postfix(loss=f"{train_loss:.4f}")
-            at_end = progress.position == length or progress.step == options.max_steps
-            if options.save_steps and progress.step % options.save_steps == 0 and not at_end:
-                log.sync()
-                checkpoints.save(accelerator, progress)
-                clock = time.perf_counter()
-            if progress.step == options.max_steps:
-                break
-        if diverged:
-            what = {"train_loss": str(loss / batch.units), "gradient_norm": str(norm), "rows": batch.rows.tolist()}
-            record("diverged", epoch=progress.epoch + 1, learning_rate=learning_rate, **what)
-            break
-
-        progress.epoch += 1
-        train_loss, train_accuracy = progress.loss / progress.units, progress.correct / progress.units
-        eval_loss, eval_accuracy = evaluate(accelerator, model, eval_rows, options.eval_batch_size, objective)
-        progress.last = record(
-            "epoch",
-            epoch=progress.epoch,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            eval_loss=eval_loss,
-            eval_accuracy=eval_accuracy,
-            learning_rate=learning_rate,
+    def assess(kind: str, epoch: float) -> None:
+        """Evaluate, record it, and see whether it is the best and whether it reaches the target."""
+        held_out = evaluate(accelerator, model, eval_rows, options.eval_batch_size, objective, metrics)
+        peak = max(gather_object([peak_megabytes(accelerator.device)]))
+        progress.peak_memory = max(progress.peak_memory, peak)
+        progress.last = last = record(
+            kind,
+            epoch=epoch,
+            train_loss=progress.loss / progress.units,
+            train_accuracy=progress.correct / progress.units,
+            **held_out,
+            learning_rate=lr,
             steps_per_second=progress.step / progress.seconds,
+            tokens_per_second=progress.tokens / progress.seconds,
+            peak_memory_mb=progress.peak_memory,
         )
         log.sync()
-        tracked = {f"{run.name}/{name}": value for name in TRACKED if (value := progress.last[name]) is not None}
-        accelerator.log(tracked, step=progress.step)
-        bar.set_postfix(loss=f"{train_loss:.4f}", accuracy=f"{train_accuracy:.3f}", held_out=f"{eval_accuracy:.3f}")
+        tracked = {name: last[name] for name in (*TRACKED, *held_out) if last[name] is not None}
+        accelerator.log({f"{run.name}/{name}": value for name, value in tracked.items()}, step=progress.step)
+        shown = {"loss": last["train_loss"], "held_out": last["eval_loss"], "accuracy": last["eval_accuracy"]}
+        bar.set_postfix({name: f"{math.nan if value is None else value:.4f}" for name, value in shown.items()})
 
-        if progress.reached is None and train_accuracy >= options.target_accuracy:
-            progress.reached = {name: progress.last[name] for name in ("epoch", "step", "seconds")}
-        score = eval_accuracy if options.best_by == "accuracy" else -eval_loss
+        if options.target_loss is not None:
+            converged = last["eval_loss"] is not None and last["eval_loss"] <= options.target_loss
+        else:
+            target = options.target_accuracy
+            converged = target is not None and kind == "epoch" and last["train_accuracy"] >= target
+        if progress.reached is None and converged:
+            progress.reached = {name: last[name] for name in ("epoch", "step", "seconds")}
+        score = last["eval_accuracy"] if options.best_by == "accuracy" else -(last["eval_loss"] or math.inf)
         if math.isfinite(score) and (progress.best is None or score > progress.best):
             progress.best = score
-            save_model(accelerator, model, run.folder / "best")
-        progress.begin_epoch()
-        checkpoints.save(accelerator, progress)
+            save_model(accelerator, model, run.folder / "best", tokenizer)
+        model.train()
+
+    def exit_if(stop: bool) -> None:
+        if stop:
+            bar.close()
+            accelerator.print(f"{run.name}: stopped by SIGTERM at step {progress.step}; --resume goes on from there")
+            accelerator.end_training()
+            raise SystemExit(EXIT_STATUS)
+
+    with sigterm_noted() as asked_to_stop:
+        while not is_over(progress, options, length):
+            model.train()
+            order = epoch_order(len(train_rows), run.seed, progress.epoch)
+            rows = train_rows.with_epoch(progress.epoch)
+            batches = iterate(
+                rows,
+                order,
+                options.batch_size,
+                progress.position,
+                rank,
+                world,
+                accelerator.device,
+                options.gradient_accumulation_steps,
+            )
+            clock = time.perf_counter()
+            for batch in batches:
+                lr = rate(progress.step, progress.epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                focus.apply(accelerator.unwrap_model(model), progress.step, steps)
+                loss, correct = backward(accelerator, model, batch, objective)
+                norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
+                loss, correct, norm, stop = sums(accelerator, loss, correct, norm, asked_to_stop())
+                # A scaler deals with infinite gradients of float16 itself.
+                diverged = not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm))
+                if diverged:
+                    break
+                optimizer.step()
+                optimizer.zero_grad()
+
+                now = time.perf_counter()
+                progress.seconds, clock = progress.seconds + now - clock, now
+                progress.step += 1
+                progress.position += 1
+                progress.loss += loss
+                progress.correct += correct
+                progress.units += batch.units
+                progress.tokens += batch.tokens
+                bar.update()
+                if options.logging_steps and progress.step % options.logging_steps == 0:
+                    record("step", epoch=progress.epoch + 1, train_loss=loss / batch.units, learning_rate=lr)
+                    bar.set_postfix(loss=f"{loss / batch.units:.4f}")
+                if progress.position == length or progress.step == options.max_steps:
+                    break  # and finish the epoch
+                if options.eval_steps and progress.step % options.eval_steps == 0:
+                    assess("eval", progress.epoch + progress.position / length)
+                    clock = time.perf_counter()
+                    if is_over(progress, options, length):
+                        break
+                if stop or (options.save_steps and progress.step % options.save_steps == 0):
+                    log.sync()
+                    checkpoints.save(accelerator, progress)
+                    exit_if(stop)
+                    clock = time.perf_counter()
+            if diverged:
+                what = {"train_loss": str(loss / batch.units), "gradient_norm": str(norm), "rows": batch.rows.tolist()}
+                record("diverged", epoch=progress.epoch + 1, learning_rate=lr, **what)
+                save_batch(accelerator, batch, run.folder / "diverged")
+                break
+            if progress.position == length or progress.step == options.max_steps:
+                progress.epoch += 1
+                assess("epoch", progress.epoch)
+                progress.begin_epoch()
+                checkpoints.save(accelerator, progress)
+                exit_if(stop)
 
     bar.close()
     log.sync()
-    save_model(accelerator, model, run.folder / "last")
+    save_model(accelerator, model, run.folder / "last", tokenizer)
     status = "diverged" if diverged else "finished" if progress.reached is None else "converged"
     result = {**who, "status": status, "reached": progress.reached, **(progress.last or {})}
     if accelerator.is_main_process:

@@ -21,8 +21,9 @@ from .loop import Run
 from .options import TrainingOptions
 
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
-OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers")
-FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to")
+OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub")
+FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
+FREE += ("push_to_hub", "hub_model_id", "hub_attention", "hub_public", "hub_license", "dry_run")
 """Options that another start with the same output folder may change."""
 
 
@@ -50,8 +51,11 @@ class OutputFolder:
         if accelerator.is_main_process:
             if options.overwrite_output_dir:
                 self._empty()
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "config.yaml", MARK + yaml.safe_dump(self.config, sort_keys=False))
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_text(self.path / "config.yaml", MARK + yaml.safe_dump(self.config, sort_keys=False))
+            except OSError as error:
+                raise ValueError(f"output_dir={str(self.path)!r} cannot be written to: {error}") from error
         accelerator.wait_for_everyone()
         self.log = MetricsLog(self.path / "metrics.jsonl", writes=accelerator.is_main_process)
 

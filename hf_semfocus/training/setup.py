@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.utils import logging as transformers_logging
 
 from .options import TrainingOptions
 
@@ -29,7 +31,13 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
     tracker = None if options.report_to == "none" else options.report_to
     if tracker and importlib.util.find_spec(tracker) is None:
         raise ValueError(f"report_to={tracker!r} is not installed; pip install {tracker}, or report_to=none")
-    accelerator = Accelerator(log_with=tracker, project_dir=options.output_dir)
+    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("mixed_precision='fp16' needs a GPU; expected bf16 or no")
+    transformers_logging.disable_progress_bar()  # of writing a model's files
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tells of tied weights at every checkpoint
+    accelerator = Accelerator(
+        log_with=tracker, project_dir=options.output_dir, mixed_precision=options.mixed_precision
+    )
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(cpu_threads or max(1, min(_cores() // local, MOST_THREADS)))

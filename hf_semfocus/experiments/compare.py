@@ -1,0 +1,104 @@
+"""The comparison: one run per attention and seed, on the same data, from the same weights, in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from .. import report
+from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, TrainingOptions, train
+from ..training.files import check_space
+from ..training.log import read
+from ..training.setup import start_tracking
+from ..training.steps import check_course
+from .base import Experiment
+from .publishing import HubOptions, check_publishing, publish
+
+
+def compare(
+    accelerator: Accelerator,
+    experiment: Experiment,
+    options: TrainingOptions,
+    comparison: ComparisonOptions,
+    hub: HubOptions | None = None,
+    *others: Any,
+) -> list[dict[str, Any]]:
+    """Train every attention with every seed, write the report, and publish if asked to.
+
+    Args:
+        accelerator: of Accelerate.
+        experiment: what is trained on what.
+        options: how; the experiment fills in what is None.
+        comparison: attentions and seeds; the experiment's own attentions if there are none.
+        hub: whether and where to publish.
+        *others: the recipe's other dataclasses of options, to be kept beside the results.
+
+    Returns:
+        What :func:`train` returned, a run after another.
+
+    Raises:
+        ValueError: anything that would keep a run from working, before any of them starts.
+    """
+    comparison = replace(comparison, attention=list(comparison.attention or experiment.attentions))
+    attentions, seeds = comparison.attention, comparison.seeds
+    options = replace(options, output_dir=options.output_dir or f"outputs/{experiment.name}")
+    options = options.filled(**experiment.defaults)
+    hub = hub or HubOptions()
+    check_publishing(hub, attentions)
+    for attention in attentions:  # a name that does not work ends it here
+        for name in FocusSchedule.parse(attention).names:
+            model = experiment.build(name)
+    check_space(options.output_dir, _bytes_needed(model, options, len(attentions) * len(seeds)))
+    del model
+    check_course(options, len(_rows(accelerator, experiment, seeds[0])[0]), attentions)
+    output = OutputFolder(accelerator, options, *others, comparison)
+    start_tracking(accelerator, options, output.config)
+
+    results = []
+    for seed in seeds:
+        train_rows, eval_rows = _rows(accelerator, experiment, seed)
+        for attention in attentions:
+            run = output.run(attention, seed)
+            set_seed(seed)
+            model = experiment.build(FocusSchedule.parse(attention).names[0])
+            result = train(
+                accelerator,
+                model,
+                train_rows,
+                eval_rows,
+                options,
+                run,
+                output.log,
+                experiment.objective,
+                experiment.metrics,
+                experiment.tokenizer,
+            )
+            results.append(result)
+            accelerator.print(f"{run.name}: {result['status']}")
+    accelerator.end_training()
+
+    if accelerator.is_main_process:
+        threads = f"{torch.get_num_threads()} CPU threads each"
+        hardware = f"{accelerator.num_processes} x {accelerator.device.type}, {threads}"
+        print(report.publish(output.path, experiment.name, results, read(output.log.path), output.config, hardware))
+        if hub.push_to_hub:
+            print(publish(hub, experiment, output, results))
+    accelerator.wait_for_everyone()
+    return results
+
+
+def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:
+    with accelerator.main_process_first():
+        return experiment.rows(seed)
+
+
+def _bytes_needed(model: torch.nn.Module, options: TrainingOptions, runs: int) -> int:
+    """Bytes that the models of all runs and the checkpoints of one take at most."""
+    whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    checkpoint = whole + (2 * trained if options.optimizer == "adamw" else 0)
+    return 2 * runs * whole + 3 * checkpoint

@@ -1,0 +1,168 @@
+"""Language models on text: causal (next token) and masked (hidden tokens), from scratch or from a checkpoint."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from ..metrics import Perplexity
+from ..models import PRESETS, Sizes, build_model
+from ..models.presets import checkpoint_config, first_position
+from ..text import CausalRows, MaskedRows, causal_lm, load_text, load_tokenizer, masked_lm, pack, train_tokenizer
+from ..text.tokenizer import from_json
+from ..training import Rows
+from .base import Experiment, load_as
+
+KINDS = {"clm": "causal_lm", "mlm": "masked_lm"}
+MODELS = {"clm": "llama", "mlm": "bert"}
+DEFAULTS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "eval_batch_size": 16,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "lr_decay": 1.0,
+    "lr_scheduler": "cosine",
+    "warmup_steps": 0.05,
+    "max_grad_norm": 1.0,
+    "epochs_after_target": 0,
+    "best_by": "loss",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Which text, and how it becomes rows of tokens.
+
+    Attributes:
+        dataset, config, text_column, streaming, validation_fraction, sample_by: see :func:`load_text`.
+        tokenizer: folder or Hub name; by default the checkpoint's, or one that is trained on the text.
+        vocab_size: tokens of one that is trained.
+        tokenizer_documents: documents that one is trained on at most.
+        block_size: tokens of a row.
+        train_size, eval_size: rows at most; all of the text by default.
+    """
+
+    dataset: str = "embedded"
+    config: str | None = None
+    text_column: str | None = None
+    streaming: bool = False
+    validation_fraction: float = 0.05
+    sample_by: str = "document"
+    tokenizer: str | None = None
+    vocab_size: int = 4096
+    tokenizer_documents: int | None = None
+    block_size: int = 256
+    train_size: int | None = None
+    eval_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.streaming and self.train_size is None:
+            raise ValueError("streaming=True needs train_size: the number of rows that are read from the stream")
+        if self.streaming and self.tokenizer is None and self.tokenizer_documents is None:
+            raise ValueError("streaming=True needs a tokenizer, or tokenizer_documents to train one on")
+
+    def load(self, split: str) -> Dataset | IterableDataset:
+        """The documents of a split."""
+        return load_text(
+            self.dataset,
+            split,
+            self.text_column,
+            config=self.config,
+            streaming=self.streaming,
+            validation_fraction=self.validation_fraction,
+            sample_by=self.sample_by,
+        )
+
+
+def language(
+    accelerator: Accelerator,
+    task: str,
+    text: Text,
+    model: str | None = None,
+    sizes: dict[str, Any] | None = None,
+) -> Experiment:
+    """Train a language model.
+
+    Args:
+        accelerator: tokenizer and rows are made once and shared; every process must call this.
+        task: "clm", every token is predicted from those before it, or "mlm", hidden tokens from all others.
+        text: what to train on.
+        model: preset or checkpoint; LLaMA for "clm" and BERT for "mlm" by default.
+        sizes: fields of :class:`Sizes` that differ from 4 layers, 4 heads, width 128 and no dropout.
+
+    Raises:
+        ValueError: text, tokenizer or model cannot be had, or do not go together.
+    """
+    model = model or MODELS[task]
+    kind = KINDS[task]
+    config = None if model in PRESETS else checkpoint_config(model)
+    named = text.tokenizer or (None if config is None else model)
+    tokenizer = load_tokenizer(named) if named else _trained(accelerator, text)
+    shape = Sizes(
+        vocab_size=len(tokenizer),
+        num_labels=None,
+        pad_token_id=tokenizer.pad_token_id,
+        max_length=text.block_size,
+        hidden_size=128,
+        intermediate_size=512,
+        num_layers=4,
+        num_heads=4,
+        activation=None,
+        dropout=0.0,
+    )
+    shape = replace(shape, **{key: value for key, value in (sizes or {}).items() if value is not None})
+    build_model(kind, model, "sdpa", shape)  # what does not fit ends it before the text is read
+    train, held_out = _packed(accelerator, text, tokenizer)
+
+    def rows(seed: int) -> tuple[Rows, Rows]:
+        if task == "clm":
+            return CausalRows(train), CausalRows(held_out)
+        first = 0 if config is None else first_position(config)
+        # what is hidden of the held-out text is the same for every seed
+        return tuple(
+            MaskedRows(packed, tokenizer, seed=number, first_position=first)
+            for packed, number in ((train, seed), (held_out, 0))
+        )
+
+    return Experiment(
+        name=f"{task}-{text.dataset}-{model}".replace("/", "-"),
+        dataset=text.dataset,
+        build=lambda attention: build_model(kind, model, attention, shape),
+        rows=rows,
+        objective=causal_lm if task == "clm" else masked_lm,
+        load=load_as(kind),
+        metrics=(Perplexity,),
+        defaults=DEFAULTS,
+        attentions=("sdpa", "topk_sparse:k=8", "banded_sparse:window=8"),
+        tokenizer=tokenizer,
+        base_model=None if config is None else model,
+    )
+
+
+def _trained(accelerator: Accelerator, text: Text) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on the text by the main process, and the same on all."""
+    sent = [None]
+    if accelerator.is_main_process:
+        documents = text.load("train")
+        if text.tokenizer_documents is not None:
+            documents = documents.take(text.tokenizer_documents)
+        sent = [train_tokenizer(documents, text.vocab_size).backend_tokenizer.to_str()]
+    return from_json(broadcast_object_list(sent)[0])
+
+
+def _packed(accelerator: Accelerator, text: Text, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
+    """Rows of both splits, packed by one process of a machine and read by the others."""
+    key = broadcast_object_list([uuid.uuid4().hex])[0] if text.streaming else None
+    packed = []
+    with accelerator.local_main_process_first():
+        for split, size in (("train", text.train_size), ("validation", text.eval_size)):
+            documents, name = text.load(split), key and f"{key}-{split}"
+            packed.append(pack(documents, tokenizer, text.block_size, key=name, max_rows=size))
+    return packed[0], packed[1]

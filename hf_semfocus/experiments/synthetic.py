@@ -1,0 +1,87 @@
+"""The tasks of this library: sequence classification as in the paper (arXiv 2506.14095), and associative recall."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from .. import tasks
+from ..models import PRESETS, Sizes, build_model
+from ..text import TokenRows, causal_lm
+from ..training import Rows, SequenceRows, classification
+from .base import Experiment, load_as
+
+PAPER = {
+    "epochs": 60,
+    "batch_size": 25,
+    "eval_batch_size": 250,
+    "optimizer": "sgd",
+    "lr_scheduler": "constant",
+    "warmup_steps": 0,
+    "max_grad_norm": 0.5,
+    "target_accuracy": 0.95,
+    "epochs_after_target": 2,
+    "best_by": "accuracy",
+}
+RECALL = {**PAPER, "batch_size": 64, "optimizer": "adamw", "max_grad_norm": 1.0, "epochs_after_target": 1}
+
+
+def synthetic(
+    name: str,
+    model: str | None = None,
+    sizes: dict[str, int | float | str | None] | None = None,
+    train_size: int | None = None,
+    eval_size: int | None = None,
+    pad_as_tokens: bool = False,
+) -> Experiment:
+    """Train on a task of :mod:`hf_semfocus.tasks`.
+
+    Args:
+        name: of the task; one of the kind "causal_lm" is predicted token by token.
+        model: preset or checkpoint; the paper's encoder by default, and LLaMA for a causal task.
+        sizes: fields of :class:`Sizes` that differ from the paper's.
+        train_size, eval_size: number of examples; the task's own by default.
+        pad_as_tokens: let the model take padding for tokens, as the paper's code does.
+
+    Raises:
+        ValueError: an unknown task or model, or ``pad_as_tokens`` for a causal task.
+    """
+    task = tasks.get(name)
+    causal = task.kind == "causal_lm"
+    if causal and pad_as_tokens:
+        raise ValueError(f"pad_as_tokens=True is for classification; the task {name!r} is of the kind {task.kind!r}")
+    wanted = {key: value for key, value in (sizes or {}).items() if value is not None}
+    shape = Sizes(
+        vocab_size=task.vocab_size,
+        num_labels=None if causal else task.num_labels,
+        pad_token_id=task.pad_token_id,
+        max_length=task.max_length,
+        num_layers=task.num_layers,
+    )
+    shape = replace(shape, **({"activation": None, "dropout": 0.0} if causal else {}), **wanted)
+    model = model or ("llama" if causal else "paper")
+
+    def rows(seed: int) -> tuple[Rows, Rows]:
+        train = tasks.load(name, split="train", seed=seed, size=train_size)
+        held_out = tasks.load(name, split="validation", seed=seed, size=eval_size)
+        if causal:
+            make = partial(TokenRows.from_dataset, pad_token_id=task.pad_token_id)
+        else:
+            make = partial(SequenceRows.from_dataset, pad_token_id=task.pad_token_id, pad_as_tokens=pad_as_tokens)
+        return make(train), make(held_out)
+
+    return Experiment(
+        name=f"{name}-{model.replace('/', '-')}",
+        dataset=name,
+        build=lambda attention: build_model(task.kind, model, attention, shape),
+        rows=rows,
+        objective=causal_lm if causal else classification,
+        load=load_as(task.kind),
+        defaults={
+            **(RECALL if causal else PAPER),
+            "learning_rate": task.learning_rate,
+            "lr_decay": task.lr_decay,
+        },
+        attentions=("sdpa", "topk_sparse:k=5", "banded_sparse:window=5"),
+        base_model=None if model in PRESETS else model,
+    )

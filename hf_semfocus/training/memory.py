@@ -1,0 +1,37 @@
+"""How much memory a run took at its highest."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start to measure anew, where that can be done: on CUDA, and for the process on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            _CLEAR.write_text("5")  # makes the highest resident size the one of now; see proc(5)
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """Highest memory since ``reset_peak`` in 10**6 bytes: PyTorch's on CUDA, else the process's resident size.
+
+    Where the operating system cannot start anew, it is the highest since the process began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import resource  # not on Windows
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest * (1 if sys.platform == "darwin" else 1024) / 1e6

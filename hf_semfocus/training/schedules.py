@@ -1,0 +1,95 @@
+"""What changes over the steps of a run: the learning rate, and the attention.
+
+Both are functions of the step alone, so that a run which is resumed, on any number of processes, goes on as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, get_scheduler
+
+from .options import TrainingOptions
+
+_UNTIL = re.compile(r"([1-9]\d*)(%?)")
+
+
+def learning_rate(options: TrainingOptions, steps: int) -> Callable[[int, int], float]:
+    """The learning rate by step and epoch, both counted from 0.
+
+    Args:
+        options: ``learning_rate`` times Transformers' ``lr_scheduler`` with ``warmup_steps`` over ``steps``, times
+            ``lr_decay`` per epoch.
+        steps: of the whole run.
+
+    Raises:
+        ValueError: more steps of warm-up than steps.
+    """
+    warmup = round(options.warmup_steps * (steps if options.warmup_steps < 1 else 1))
+    if warmup > steps:
+        raise ValueError(f"warmup_steps={warmup} are more than the {steps} steps of a run")
+    name = "constant_with_warmup" if options.lr_scheduler == "constant" else options.lr_scheduler
+    unit = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    [factor] = get_scheduler(name, unit, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas
+    return lambda step, epoch: options.learning_rate * factor(step) * options.lr_decay**epoch
+
+
+@dataclass(frozen=True)
+class FocusSchedule:
+    """The attention of a run by step: one name, or several with the step at which each ends.
+
+    ``sdpa@200>topk_sparse:k=32@50%>topk_sparse:k=8`` is full attention for 200 steps, 32 keys until half of the run,
+    and 8 keys from there on.
+
+    Attributes:
+        text: as it was written.
+        phases: names with the step, or the share of the run in percent, at which each ends; None for the last.
+    """
+
+    text: str
+    phases: tuple[tuple[str, int | None, bool], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> FocusSchedule:
+        """Read a schedule.
+
+        Raises:
+            ValueError: a phase but the last without its end, a last one with an end, or ends that do not increase.
+        """
+        *before, last = text.split(">")
+        phases = []
+        for phase in before:
+            name, _, until = phase.rpartition("@")
+            match = _UNTIL.fullmatch(until)
+            if not name or match is None:
+                raise ValueError(
+                    f"attention={text!r}: {phase!r} does not say when it ends; expected NAME@STEP or @50%"
+                )
+            phases.append((name, int(match[1]), bool(match[2])))
+        if not last or "@" in last:
+            raise ValueError(f"attention={text!r}: {last!r} ends the schedule; expected a NAME without an end")
+        return cls(text, (*phases, (last, None, False)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every attention there is, in order."""
+        return tuple(name for name, _, _ in self.phases)
+
+    def at(self, step: int, steps: int) -> str:
+        """The attention of step number ``step``, from 0, of a run of ``steps``.
+
+        Raises:
+            ValueError: a phase ends before the one before it.
+        """
+        ends = [end * steps // 100 if percent else end for _, end, percent in self.phases[:-1]]
+        if ends != sorted(ends):
+            raise ValueError(f"attention={self.text!r}: its phases end at steps {ends}; expected increasing ones")
+        return self.names[sum(end <= step for end in ends)]
+
+    def apply(self, model: PreTrainedModel, step: int, steps: int) -> None:
+        """Give the model the attention of that step; a single name is what the model was built with."""
+        if len(self.phases) > 1 and model.config._attn_implementation != (name := self.at(step, steps)):
+            model.set_attn_implementation(name)

@@ -1,0 +1,25 @@
+"""SIGTERM, by which a cluster takes a machine back: noted when it comes, acted on between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_STATUS = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM ended; it is not 0, because the work is not done."""
+
+
+@contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGTERM came; outside of the main thread it never does."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
