@@ -1,6 +1,6 @@
 """The shipped Accelerate configurations: what each one sets up, and those for the CPU and FSDP2 really launched.
 
-The file is also the script that is launched: it reports its processes, or trains a tiny sharded model.
+The file is also the script that FSDP2 is launched with: it trains a tiny sharded model and reports the losses.
 """
 
 import json
@@ -46,6 +46,18 @@ EXPECTED = {  # distributed type, processes, precision
 }
 STEPS, BATCH, LENGTH = 10, 6, 21
 RESULT = "RESULT "
+PROCESSES = f"""
+import json
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+accelerator = Accelerator()
+place = accelerator.process_index, accelerator.num_processes
+reports = gather_object([[*place, accelerator.device.type, accelerator.mixed_precision]])
+accelerator.print({RESULT!r} + json.dumps(reports))
+accelerator.wait_for_everyone()
+accelerator.end_training()
+"""
 
 
 def launch_arguments(name, *options):
@@ -56,10 +68,10 @@ def launch_arguments(name, *options):
     return args
 
 
-def launch(name, mode, *options, **environment):
-    """Launch this file with a configuration; returns what its processes report, by rank."""
+def launch(script, name, *options, **environment):
+    """Launch a script with a configuration; returns what its processes report, by rank."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[name])]
-    command += ["--main_process_port", "0", *options, __file__, mode]
+    command += ["--main_process_port", "0", *options, str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -177,13 +189,17 @@ def test_deepspeed_plugin():
 
 
 @pytest.mark.parametrize(("name", "environment"), [("cpu", {}), ("multi_cpu", {"ACCELERATE_USE_CPU": "true"})])
-def test_cpu_launch(name, environment):
+def test_cpu_launch(tmp_path, name, environment):
+    (tmp_path / "processes.py").write_text(PROCESSES)
     count = EXPECTED[name][1]
-    assert launch(name, "processes", **environment) == [[rank, count, "cpu", "no"] for rank in range(count)]
+    assert launch(tmp_path / "processes.py", name, **environment) == [
+        [rank, count, "cpu", "no"] for rank in range(count)
+    ]
 
 
 def test_fsdp_launch_on_two_processes_equals_one():
-    sharded = launch("fsdp2", "train", "--num_processes", "2", "--mixed_precision", "no", ACCELERATE_USE_CPU="true")
+    options = ["--num_processes", "2", "--mixed_precision", "no"]
+    sharded = launch(__file__, "fsdp2", *options, ACCELERATE_USE_CPU="true")
     exact = torch.tensor(single_process(torch.float64))
 
     def error(losses):
@@ -248,18 +264,13 @@ def train_sharded(accelerator):
     return losses
 
 
-def main(mode):
+def main():
     accelerator = Accelerator()
-    place = accelerator.process_index, accelerator.num_processes
-    if mode == "train":
-        report = train_sharded(accelerator)
-    else:
-        report = [*place, accelerator.device.type, accelerator.mixed_precision]
-    reports = gather_object([report])
+    reports = gather_object([train_sharded(accelerator)])
     accelerator.print(RESULT + json.dumps(reports))
     accelerator.wait_for_everyone()  # a process that ends while the other still talks to it may abort
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
