@@ -140,6 +140,8 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
             raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(FAMILIES[kind])} or a checkpoint")
         return auto.from_config(PRESETS[model](sizes, attention), attn_implementation=attention)
     config = checkpoint_config(model)
+    if type(config) not in auto._model_mapping:
+        raise ValueError(f"model={model!r} is of the family {config.model_type!r}, which makes no {kind}")
     if config.vocab_size < sizes.vocab_size:
         raise ValueError(f"model={model!r} has {config.vocab_size} token ids; the task needs {sizes.vocab_size}")
     positions = positions_of(config)
