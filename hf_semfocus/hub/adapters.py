@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from .. import mechanisms
 from ..hf import configure
+from ..hf.settings import is_ours, resolve
 from .describe import FULL, Description
 from .errors import HubError, find_token, shielded
 
@@ -77,6 +78,13 @@ def save(model: PeftModel, description: Description, folder: Path, base_model: s
             config[key] = sorted(config[key])
     _write(folder / CONFIG, config)
     _write(folder / ATTENTION, {"attention": attentions[0]})
+
+
+def save_attention(model: PeftModel, folder: Path) -> None:
+    """Write the attention of the base model beside an adapter; a dense one needs no word."""
+    name = model.config._attn_implementation
+    if is_ours(name):
+        _write(folder / ATTENTION, {"attention": resolve(name, getattr(model.config, "semfocus", None))[0].spec})
 
 
 def base_on_hub(model: PeftModel) -> str | None:
