@@ -21,9 +21,9 @@ from .loop import Run
 from .options import TrainingOptions
 
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
-OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub")
+OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
 FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
-FREE += ("push_to_hub", "hub_model_id", "hub_attention", "hub_public", "hub_license", "dry_run")
+FREE += ("push_to_hub", "hub_model_id", "hub_attention", "hub_public", "hub_license", "dry_run", "swap", "swap_k")
 """Options that another start with the same output folder may change."""
 
 
