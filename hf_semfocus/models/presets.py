@@ -95,7 +95,6 @@ def _llama(s: Sizes, attention: str) -> PreTrainedConfig:
         bos_token_id=None,
         eos_token_id=None,
         use_cache=s.num_labels is None,
-        tie_word_embeddings=True,
     )
 
 

@@ -65,9 +65,7 @@ class FocusSchedule:
             name, _, until = phase.rpartition("@")
             match = _UNTIL.fullmatch(until)
             if not name or match is None:
-                raise ValueError(
-                    f"attention={text!r}: {phase!r} does not say when it ends; expected NAME@STEP or @50%"
-                )
+                raise ValueError(f"attention={text!r}: when does {phase!r} end? expected NAME@STEP or NAME@50%")
             phases.append((name, int(match[1]), bool(match[2])))
         if not last or "@" in last:
             raise ValueError(f"attention={text!r}: {last!r} ends the schedule; expected a NAME without an end")
