@@ -158,3 +158,10 @@ def test_a_new_mechanism_is_one_class():
         mechanisms.base._REGISTRY.pop("first_key_test")
     with pytest.raises(ValueError, match="contains 'flash'"):
         mechanisms.register("flash_topk")
+
+
+@pytest.mark.parametrize("backend", ["eager", "chunked"])
+@pytest.mark.parametrize("name", ["topk_sparse", "banded_sparse"])
+def test_no_queries_give_no_rows(name, backend):
+    query, key, value = torch.randn(2, 3, 0, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 6)
+    assert sparse_attention(query, key, value, name, backend=backend).shape == (2, 3, 0, 6)

@@ -27,6 +27,8 @@ def attend(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, chunk_scores: int = CHUNK_SCORES
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
+    if not problem.shape[2]:
+        return eager.attend(mechanism, problem, return_weights)
     by_index = mechanism.selects and type(mechanism).normalize is Mechanism.normalize
     return (_selected if by_index else _recomputed)(mechanism, problem, return_weights, chunk_scores)
 

@@ -5,7 +5,6 @@ reads the mean over all positions.
 """
 
 import math
-import re
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from ...hf.settings import is_ours, resolve
 from .blocks import SemFocusEncoderAttention, SemFocusEncoderLayer, sinusoidal_positions
 from .configuration_semfocus_encoder import SemFocusEncoderConfig
 from .dropout import Dropout
@@ -187,10 +187,10 @@ def _with_global_tokens(attention_mask: Tensor | None, count: int) -> Tensor | N
 
 def _check_global_tokens(config: SemFocusEncoderConfig) -> None:
     """Refuse an attention whose global tokens at the end are not as many as the learned tokens."""
-    stated = dict(re.findall(r"(\w+)=(\w+)", config._attn_implementation or ""))
-    params = {**(getattr(config, "semfocus", None) or {}), **stated}
-    count = int(params.get("num_global_tokens", 0))
-    if params.get("global_position") == "last" and count != config.num_global_tokens:
+    name = config._attn_implementation
+    mechanism = resolve(name, getattr(config, "semfocus", None))[0] if is_ours(name) else None
+    count = getattr(mechanism, "num_global_tokens", 0)
+    if getattr(mechanism, "global_position", "first") == "last" and count != config.num_global_tokens:
         raise ValueError(
             f"attention {config._attn_implementation!r} has {count} global tokens at the end, but the encoder "
             f"appends num_global_tokens={config.num_global_tokens}; expected the same number"
