@@ -1,0 +1,36 @@
+"""How tests run the recipes: in their own process, or as a command."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from hf_semfocus.training.log import read
+
+ROOT = Path(__file__).parents[1]
+CLOCKED = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
+
+
+def load(name):
+    """The recipe of that name as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+pretrain = load("pretrain")
+
+
+def command(*args, launch=(), recipe="pretrain"):
+    """What ``subprocess`` needs to start a recipe with ``accelerate launch``."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *launch]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return {"args": [*launcher, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, args)], "env": environment}
+
+
+def timeless(path):
+    """The records in an output folder, without what the clock says."""
+    records = read(Path(path) / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k not in CLOCKED} for record in records]
