@@ -6,7 +6,6 @@ So none of them leaves this package: ``HubError`` carries their text, cleaned, a
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub import constants
+
+from ..disk import no_space
 
 T = TypeVar("T")
 LONGEST = 600
@@ -75,12 +76,6 @@ def shielded(doing: str, token: str | None, action: Callable[[], T]) -> T:
             error = _convert(doing, token, caught)
     # outside of the except clause, or the client's exception would hang on as __context__
     raise error
-
-
-def no_space(error: BaseException) -> bool:
-    """Whether an exception says that a disk is full; safetensors says so in words only."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 def clean(text: str, token: str | None) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import nn
 
+from ..disk import no_space
 from . import adapters
 from .describe import Description
-from .errors import HubError, no_space
+from .errors import HubError
 
 README = "README.md"
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")

@@ -10,6 +10,8 @@ import json
 import shutil
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
+from ..disk import no_space
 from .files import UNFINISHED, crc, publish
 
 PROGRESS = "progress.json"
@@ -92,6 +95,23 @@ class Checkpoints:
             for old in self.all()[: -self.keep]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
+
+    @contextmanager
+    def naming_the_last(self) -> Iterator[None]:
+        """Let a training that fills the disk say what it can go on from.
+
+        Raises:
+            RuntimeError: in place of an error that says that there is no space.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not no_space(error):
+                raise
+            last = f"from {self.all()[-1]}" if self.all() else "from the start of this run"
+            raise RuntimeError(
+                f"{self.folder}: no space left on the disk ({error}); free some, and --resume goes on {last}"
+            ) from error
 
     def load(self, accelerator: Accelerator, seed: int) -> Progress | None:
         """Bring everything back to the newest intact checkpoint; None if there is none at all.

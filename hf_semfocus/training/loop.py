@@ -170,7 +170,7 @@ def train(
             accelerator.end_training()
             raise SystemExit(EXIT_STATUS)
 
-    with sigterm_noted() as asked_to_stop:
+    with sigterm_noted() as asked_to_stop, checkpoints.naming_the_last():
         while not is_over(progress, options, length):
             model.train()
             order = epoch_order(len(train_rows), run.seed, progress.epoch)

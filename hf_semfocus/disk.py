@@ -1,0 +1,20 @@
+"""Whether writing failed because the disk is full, which three libraries say in three ways."""
+
+from __future__ import annotations
+
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an exception says that a disk, a quota or a file-size limit is full.
+
+    The operating system gives a number, safetensors spells it, and PyTorch only tells that the file is too short.
+    """
+    said = str(error)
+    return (
+        getattr(error, "errno", None) in FULL
+        or any(f"(os error {number})" in said for number in FULL)
+        or (isinstance(error, RuntimeError) and "inline_container.cc" in said and "unexpected pos" in said)
+    )
