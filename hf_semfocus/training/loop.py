@@ -233,6 +233,7 @@ def train(
             if progress.position == length or progress.step == options.max_steps:
                 progress.epoch += 1
                 assess("epoch", progress.epoch)
+                [stop] = sums(accelerator, asked_to_stop())  # it may have come during the evaluation
                 progress.begin_epoch()
                 checkpoints.save(accelerator, progress)
                 exit_if(stop)

@@ -13,7 +13,10 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM came; outside of the main thread it never does."""
+    """Yield a function that tells whether SIGTERM came; outside of the main thread it never does.
+
+    A signal that came too late to be acted on is not lost: it is raised again at the end, as if it came only now.
+    """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set
@@ -23,3 +26,5 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
         yield came.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+    if came.is_set():  # an exception, such as SystemExit, does not get here
+        signal.raise_signal(signal.SIGTERM)
