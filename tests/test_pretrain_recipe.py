@@ -31,7 +31,7 @@ def test_every_model_trains_and_reports(tmp_path, model, capsys):
     assert [(r["attention"], r["seed"], r["epoch"]) for r in results] == [
         (attention, seed, 2) for seed in (3, 4) for attention in ("sdpa", "topk_sparse:k=3")
     ]
-    names = {"config.yaml", "curves.png", "metrics.jsonl", "report.md", "runs"}
+    names = {".lock", "config.yaml", "curves.png", "metrics.jsonl", "report.md", "runs"}
     assert {path.name for path in tmp_path.iterdir()} == names
     text = (tmp_path / "report.md").read_text()
     printed = capsys.readouterr().out

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 UNFINISHED = ".unfinished"
 
@@ -77,6 +78,28 @@ def publish(unfinished: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(unfinished, folder)
     sync(folder.parent)
+
+
+def locked(path: Path) -> IO[str]:
+    """Lock a file, until what is returned is closed or this process is dead, however it dies.
+
+    The file stays: to delete it would let two processes lock two files of one name. Where there are no such locks, as
+    on Windows and some network file systems, nothing is locked.
+
+    Raises:
+        ValueError: another process has locked it.
+    """
+    file = path.open("a")
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            # a lock of the process, which its children do not inherit and so cannot outlive it with
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ValueError(f"{path.parent} is in use by another process; expected it to end first") from error
+    return file
 
 
 @contextmanager

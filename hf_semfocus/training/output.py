@@ -15,11 +15,12 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
-from .files import UNFINISHED, write_text
+from .files import UNFINISHED, locked, write_text
 from .log import MetricsLog
 from .loop import Run
 from .options import TrainingOptions
 
+LOCK = ".lock"
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
 OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
 FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
@@ -37,7 +38,7 @@ class OutputFolder:
 
     Raises:
         ValueError: the folder is not empty and neither ``resume`` nor ``overwrite_output_dir`` is set, is not the
-            output of a training, or is to be resumed with other options.
+            output of a training, is to be resumed with other options, or another process trains in it.
     """
 
     def __init__(self, accelerator: Accelerator, options: TrainingOptions, *others: Any):
@@ -49,10 +50,11 @@ class OutputFolder:
         self._check(options)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            if options.overwrite_output_dir:
-                self._empty()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._held = locked(self.path / LOCK)
+                if options.overwrite_output_dir:
+                    self._empty()
                 write_text(self.path / "config.yaml", MARK + yaml.safe_dump(self.config, sort_keys=False))
             except OSError as error:
                 raise ValueError(f"output_dir={str(self.path)!r} cannot be written to: {error}") from error
@@ -67,7 +69,7 @@ class OutputFolder:
     def _check(self, options: TrainingOptions) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(self.path)!r} is a file; expected a folder")
-        held = [file.name for file in self.path.glob("*") if not file.name.endswith(UNFINISHED)]
+        held = [file.name for file in self.path.glob("*") if not file.name.endswith((UNFINISHED, LOCK))]
         if not held:
             return
         if not (options.resume or options.overwrite_output_dir):
