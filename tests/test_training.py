@@ -328,11 +328,14 @@ def test_random_numbers_that_do_not_come_back_are_an_error(tmp_path, monkeypatch
         start(tmp_path, resume=True)
 
 
-def test_other_precision_is_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "before", "now"), [("mixed_precision", "bf16", "no"), ("layout", "FSDP", "replicated")]
+)
+def test_other_setting_is_an_error(tmp_path, monkeypatch, name, before, now):
     [path] = interrupted(tmp_path, monkeypatch, step=5)
     content = json.loads((path / "progress.json").read_text())
-    (path / "progress.json").write_text(json.dumps({**content, "mixed_precision": "bf16"}))
-    with pytest.raises(ValueError, match="mixed_precision='bf16'; now it is 'no'"):
+    (path / "progress.json").write_text(json.dumps({**content, name: before}))
+    with pytest.raises(ValueError, match=f"{name}='{before}'; now it is '{now}'"):
         start(tmp_path, resume=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ def compare(
     comparison: ComparisonOptions,
     hub: HubOptions | None = None,
     *others: Any,
+    after: Callable[[OutputFolder, TrainingOptions, list[dict[str, Any]]], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Train every attention with every seed, write the report, and publish if asked to.
 
@@ -36,6 +38,8 @@ def compare(
         comparison: attentions and seeds; the experiment's own attentions if there are none.
         hub: whether and where to publish.
         *others: the recipe's other dataclasses of options, to be kept beside the results.
+        after: what every process does once all runs are done, from the output folder, the options in force and the
+            results to a paragraph for the report.
 
     Returns:
         What :func:`train` returned, a run after another.
@@ -79,16 +83,23 @@ def compare(
             )
             results.append(result)
             accelerator.print(f"{run.name}: {result['status']}")
-    accelerator.end_training()
-
+    notes = list(experiment.notes)
+    if after is not None:
+        notes.append(after(output, options, results))
     if accelerator.is_main_process:
-        threads = f"{torch.get_num_threads()} CPU threads each"
-        hardware = f"{accelerator.num_processes} x {accelerator.device.type}, {threads}"
-        print(report.publish(output.path, experiment.name, results, read(output.log.path), output.config, hardware))
+        records, hardware = read(output.log.path), hardware_of(accelerator)
+        print(report.publish(output.path, experiment.name, results, records, output.config, hardware, notes))
         if hub.push_to_hub:
             print(publish(hub, experiment, output, results))
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # or a process that ends early takes the others' connection with it
+    accelerator.end_training()
     return results
+
+
+def hardware_of(accelerator: Accelerator) -> str:
+    """What a training runs on, in words."""
+    threads = f"{torch.get_num_threads()} CPU threads each"
+    return f"{accelerator.num_processes} x {accelerator.device.type}, {threads}"
 
 
 def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:
@@ -97,8 +108,9 @@ def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[
 
 
 def _bytes_needed(model: torch.nn.Module, options: TrainingOptions, runs: int) -> int:
-    """Bytes that the models of all runs and the checkpoints of one take at most."""
+    """Bytes that the models (or adapters) of all runs and the checkpoints of one take at most."""
     whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = whole + (2 * trained if options.optimizer == "adamw" else 0)
-    return 2 * runs * whole + 3 * checkpoint
+    saved = trained if hasattr(model, "peft_config") else whole
+    return 2 * runs * saved + 3 * checkpoint

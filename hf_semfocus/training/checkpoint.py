@@ -23,6 +23,7 @@ from accelerate.utils import gather_object, set_seed
 
 from ..disk import no_space
 from .files import UNFINISHED, crc, publish
+from .sharding import layout
 
 PROGRESS = "progress.json"
 PREFIX = "checkpoint-"
@@ -84,7 +85,7 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(unfinished), safe_serialization=True)
-        content = {"progress": asdict(progress), "mixed_precision": accelerator.mixed_precision}
+        content = {"progress": asdict(progress), **_setting(accelerator)}
         content["random"] = gather_object([_random()])
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -121,7 +122,7 @@ class Checkpoints:
         must call it.
 
         Raises:
-            ValueError: all checkpoints are damaged, or the precision has changed.
+            ValueError: all checkpoints are damaged, or the precision or the sharding has changed.
         """
         found = self.all()[::-1]
         damage = [_damage(folder) for folder in found]
@@ -139,9 +140,9 @@ class Checkpoints:
                 if reason is not None:
                     shutil.rmtree(folder)
         content = json.loads((intact[0] / PROGRESS).read_text())
-        before, now = content["mixed_precision"], accelerator.mixed_precision
-        if before != now:
-            raise ValueError(f"{intact[0]} was written with mixed_precision={before!r}; now it is {now!r}")
+        for name, now in _setting(accelerator).items():
+            if (before := content[name]) != now:
+                raise ValueError(f"{intact[0]} was written with {name}={before!r}; now it is {now!r}")
         accelerator.load_state(str(intact[0]))
         progress = Progress(**content["progress"])
         states, rank = content["random"], accelerator.process_index
@@ -165,6 +166,10 @@ class Checkpoints:
         """Delete all checkpoints, unfinished ones too."""
         for folder in self.folder.glob(f"{PREFIX}*"):
             shutil.rmtree(folder)
+
+
+def _setting(accelerator: Accelerator) -> dict[str, str]:
+    return {"mixed_precision": accelerator.mixed_precision, "layout": layout(accelerator)}
 
 
 def _random() -> int:

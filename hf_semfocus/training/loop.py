@@ -27,6 +27,7 @@ from .log import MetricsLog
 from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions
 from .schedules import FocusSchedule, learning_rate
+from .sharding import prepare_sharding, whole
 from .signals import EXIT_STATUS, sigterm_noted
 from .steps import (
     Objective,
@@ -104,8 +105,8 @@ def train(
     accelerator.free_memory()  # of the run before, whose state would be saved with this one's
     reset_peak(accelerator.device)
     make_ready(model, options)
+    prepare_sharding(accelerator, model, options)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, options))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     rank, world = accelerator.process_index, accelerator.num_processes
     # Dropout depends on the seed of the run alone, not on what was built before.
     set_seed(run.seed, device_specific=True)
@@ -167,6 +168,7 @@ def train(
         if stop:
             bar.close()
             accelerator.print(f"{run.name}: stopped by SIGTERM at step {progress.step}; --resume goes on from there")
+            accelerator.wait_for_everyone()
             accelerator.end_training()
             raise SystemExit(EXIT_STATUS)
 
@@ -192,7 +194,7 @@ def train(
                     group["lr"] = lr
                 focus.apply(accelerator.unwrap_model(model), progress.step, steps)
                 loss, correct = backward(accelerator, model, batch, objective)
-                norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
+                norm = whole(accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm))
                 loss, correct, norm, stop = sums(accelerator, loss, correct, norm, asked_to_stop())
                 # A scaler deals with infinite gradients of float16 itself.
                 diverged = not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm))

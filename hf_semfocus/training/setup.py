@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from .options import TrainingOptions
+from .sharding import shard_on_cpu
 
 MOST_THREADS = 4
 """Small models stop gaining from threads early."""
@@ -26,7 +27,8 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
             Set here because ``accelerate launch`` leaves a process a single thread unless told otherwise.
 
     Raises:
-        ValueError: the tracker is not installed.
+        ValueError: the tracker is not installed, a precision that the device lacks, or processes that were launched
+            together but do not know of each other.
     """
     tracker = None if options.report_to == "none" else options.report_to
     if tracker and importlib.util.find_spec(tracker) is None:
@@ -36,8 +38,16 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
     transformers_logging.disable_progress_bar()  # of writing a model's files
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tells of tied weights at every checkpoint
     accelerator = Accelerator(
-        log_with=tracker, project_dir=options.output_dir, mixed_precision=options.mixed_precision
+        # without a GPU, several processes are launched as for GPUs and have to be told
+        cpu=not torch.accelerator.is_available(),
+        log_with=tracker,
+        project_dir=options.output_dir,
+        mixed_precision=options.mixed_precision,
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:  # each would train alone, into one folder
+        raise ValueError(f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}")
+    shard_on_cpu(accelerator)
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(cpu_threads or max(1, min(_cores() // local, MOST_THREADS)))
