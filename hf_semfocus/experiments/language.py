@@ -6,10 +6,11 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..metrics import Perplexity
 from ..models import PRESETS, Sizes, build_model
@@ -118,7 +119,9 @@ def language(
         dropout=0.0,
     )
     shape = replace(shape, **{key: value for key, value in (sizes or {}).items() if value is not None})
-    build_model(kind, model, "sdpa", shape)  # what does not fit ends it before the text is read
+    built = build_model(kind, model, "sdpa", shape)  # what does not fit ends it before the text is read
+    if task == "clm":
+        _check_causal(model, built)
     train, held_out = _packed(accelerator, text, tokenizer)
 
     def rows(seed: int) -> tuple[Rows, Rows]:
@@ -144,6 +147,19 @@ def language(
         tokenizer=tokenizer,
         base_model=None if config is None else model,
     )
+
+
+@torch.no_grad()
+def _check_causal(name: str, model: PreTrainedModel) -> None:
+    """Refuse a checkpoint that sees the token it is to predict: BERT's class for language models is an encoder.
+
+    Raises:
+        ValueError: the last token changes what is computed before it.
+    """
+    ids = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 2]], device=model.device)
+    first, second = model.eval()(input_ids=ids, use_cache=False).logits[:, :-1]
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
+        raise ValueError(f"model={name!r} sees the tokens after a position; expected a causal language model for clm")
 
 
 def _trained(accelerator: Accelerator, text: Text) -> PreTrainedTokenizerBase:
