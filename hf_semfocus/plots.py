@@ -25,6 +25,8 @@ LABELS = {
     "eval_accuracy": "held-out accuracy",
     "eval_loss": "held-out loss (nats)",
     "train_loss": "training loss (nats)",
+    "eval_perplexity": "held-out perplexity",
+    "keys": "keys a query keeps",
 }
 
 
@@ -44,10 +46,6 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
         ImportError: matplotlib is not installed.
         ValueError: there are no records to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("plots need matplotlib; pip install 'hf_semfocus[plots]'") from None
     drawn = [record for record in records if record["kind"] in DRAWN]
     if not drawn:
         raise ValueError(
@@ -55,7 +53,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
         )
     language = any("eval_perplexity" in record for record in drawn)
     quantities = ("eval_loss", "train_loss") if language else ("eval_accuracy", "eval_loss")
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = _figure(figsize=(10, 7))
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, x in enumerate(("step" if language else "epoch", "seconds")):
         for row, y in enumerate(quantities):
@@ -74,6 +72,71 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
     seeds = len({record["seed"] for record in drawn})
     figure.suptitle(f"{title} (median and quartiles of {seeds} seeds)" if seeds > 1 else title)
     figure.savefig(path, dpi=120)
+
+
+def swap_metric(points: Sequence[dict[str, Any]]) -> str:
+    """What is drawn of a swap: perplexity if the points have it, or else accuracy."""
+    return "eval_perplexity" if "eval_perplexity" in points[0] else "eval_accuracy"
+
+
+def swap(
+    points: Sequence[dict[str, Any]],
+    tuned: Sequence[dict[str, Any]],
+    keys: dict[str, int | None],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Draw what other attentions do to a model, against the number of keys they keep.
+
+    Args:
+        points: ``attention``, ``seed`` and the held-out scores; the dense attention comes first.
+        tuned: the same of models that were trained with those attentions, drawn as stars.
+        keys: how many a query keeps, by attention; one of None is not drawn.
+        path: image file to write; the suffix decides the format.
+        title: of the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = _figure(figsize=(7, 5))
+    axis, metric = figure.subplots(), swap_metric(points)
+    dense = points[0]["attention"]
+    level = [point[metric] for point in points if point["attention"] == dense and point[metric] is not None]
+    if level:
+        axis.axhline(np.median(level), color="black", linestyle="--", label=dense)
+    placed = [{**point, "keys": keys[point["attention"]]} for point in points if keys[point["attention"]] is not None]
+    placed.sort(key=lambda point: point["keys"])
+    stars = [{**point, "keys": keys[point["attention"]]} for point in tuned if keys[point["attention"]] is not None]
+    family = lambda point: point["attention"].partition(":")[0]  # noqa: E731
+    for index, name in enumerate(dict.fromkeys(map(family, placed))):
+        colour = COLOURS[index % len(COLOURS)]
+        grid, low, middle, high = band([point for point in placed if family(point) == name], "keys", metric)
+        axis.plot(grid, middle, marker="o", label=name, color=colour)
+        axis.fill_between(grid, low, high, alpha=0.2, color=colour, linewidth=0)
+        own = [(p["keys"], p[metric]) for p in stars if family(p) == name and p[metric] is not None]
+        if own:
+            axis.scatter(*zip(*own, strict=True), marker="*", s=120, color=colour, label=f"fine-tuned with {name}")
+    if placed:
+        ticks = sorted({point["keys"] for point in placed})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.minorticks_off()
+    if metric == "eval_perplexity":
+        axis.set_yscale("log")
+    axis.set_xlabel(LABELS["keys"])
+    axis.set_ylabel(LABELS[metric])
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _figure(**options: Any) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("plots need matplotlib; pip install 'hf_semfocus[plots]'") from None
+    return Figure(layout="constrained", **options)
 
 
 def band(records: Sequence[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, ...]:

@@ -35,6 +35,7 @@ HELD = {
     "held-out ppl": ("eval_perplexity", 2),
     "macro F1": ("eval_macro_f1", 4),
     "Matthews": ("eval_matthews_correlation", 4),
+    "fine-tuned with it": ("tuned", 4),
     "steps/s": ("steps_per_second", 1),
     "tokens/s": ("tokens_per_second", 0),
     "peak MB": ("peak_memory_mb", 0),
@@ -72,7 +73,13 @@ def table(results: Sequence[Result], target_accuracy: float | None = None, targe
 
 
 def publish(
-    folder: Path, title: str, results: Sequence[Result], records: Sequence[Result], config: Result, hardware: str
+    folder: Path,
+    title: str,
+    results: Sequence[Result],
+    records: Sequence[Result],
+    config: Result,
+    hardware: str,
+    notes: Sequence[str] = (),
 ) -> str:
     """Write ``report.md`` and ``curves.png`` of a training.
 
@@ -83,10 +90,11 @@ def publish(
         records: lines of ``metrics.jsonl``.
         config: the options in force, ``target_accuracy`` and ``target_loss`` among them.
         hardware: what it ran on, in words.
+        notes: paragraphs to add.
 
     Returns:
-        The table and what else there is to say, to be printed. Without matplotlib or a whole epoch there are no
-        curves, and a line says so.
+        The table, the notes and what else there is to say, to be printed. Without matplotlib or a whole epoch there
+        are no curves, and a line says so.
     """
     accuracy, loss = config.get("target_accuracy"), config.get("target_loss")
     results_table = table(results, accuracy, loss)
@@ -108,23 +116,25 @@ def publish(
             "(never: not within this run). "
         )
     text = [
-        f"# {title}",
-        "",
         results_table,
-        "",
         f"{target}Seconds, steps/s and tokens/s are of training steps, without evaluation and checkpoints; peak MB is "
         f"the highest memory of a process. {f'Median [quartiles] of {seeds} seeds.' if seeds > 1 else 'One seed.'}",
-        "",
     ]
     for result in results:
         if result["status"] == "diverged":
-            text += [f"- {result['run']} diverged: see `metrics.jsonl`, kind `diverged`.", ""]
-    text += [missing or "![Curves of the training](curves.png)", ""]
+            text += [f"- {result['run']} diverged: see `metrics.jsonl`, kind `diverged`."]
+    text += [missing or "![Curves of the training](curves.png)", *notes]
+    write(folder, title, text, config, hardware)
+    return "\n".join(filter(None, [results_table, missing, *notes, f"written to {folder}"]))
+
+
+def write(folder: Path, title: str, paragraphs: Sequence[str], config: Result, hardware: str) -> None:
+    """Write ``report.md``: the paragraphs, and then what was run on what."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES if _installed(name))
-    text += [f"Ran on {hardware}; Python {platform.python_version()}, {versions}.", "", "## Options", ""]
-    text += [f"    {name}: {value}" for name, value in config.items()]
-    (folder / "report.md").write_text("\n".join(text) + "\n")
-    return "\n".join(filter(None, [results_table, missing, f"written to {folder}"]))
+    ran = f"Ran on {hardware}; Python {platform.python_version()}, {versions}."
+    options = "\n".join(f"    {name}: {value}" for name, value in config.items())
+    text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
+    (folder / "report.md").write_text(text + "\n")
 
 
 def _reached(result: Result, what: str) -> float:

@@ -1,13 +1,34 @@
 """What the recipes compare attentions on: everything of a comparison but the attention, and the comparison itself.
 
-One file makes one family of experiments: ``synthetic`` (the tasks of this library), ``language`` (text).
-``compare`` trains every attention with every seed, and reports.
+One file makes one family of experiments: ``synthetic`` (the tasks of this library), ``language`` (text), ``labelled``
+(texts with classes); ``with_lora`` makes any of them train adapters. ``compare`` trains every attention with every
+seed, and reports; ``swap_checkpoint`` and its kin evaluate one model under many attentions.
 """
 
+from .adapted import LoraOptions, with_lora
 from .base import Experiment
 from .compare import compare
+from .labelled import Examples, checkpoint, labelled, title
 from .language import Text, language
 from .publishing import HubOptions
+from .swap import SwapOptions, swap_checkpoint, swap_dense_run, swap_only
 from .synthetic import synthetic
 
-__all__ = ["Experiment", "HubOptions", "Text", "compare", "language", "synthetic"]
+__all__ = [
+    "Examples",
+    "Experiment",
+    "HubOptions",
+    "LoraOptions",
+    "SwapOptions",
+    "Text",
+    "checkpoint",
+    "compare",
+    "labelled",
+    "language",
+    "swap_checkpoint",
+    "swap_dense_run",
+    "swap_only",
+    "synthetic",
+    "title",
+    "with_lora",
+]

@@ -36,6 +36,7 @@ class Experiment:
         tokenizer: saved with every model, if there is one.
         base_model: the checkpoint that is trained on, if there is one.
         load: from a folder to the model that was saved there.
+        notes: what a reader of the results must know about the data, a paragraph each.
     """
 
     name: str
@@ -50,3 +51,4 @@ class Experiment:
     attentions: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase | None = None
     base_model: str | None = None
+    notes: tuple[str, ...] = ()

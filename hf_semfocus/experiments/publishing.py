@@ -106,7 +106,7 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
         experiment.load(str(folder)),
         experiment.tokenizer,
         options.hub_model_id,
-        hub_package.from_runs(named, experiment.dataset, experiment.split, metrics),
+        hub_package.from_runs(named, _name_of(experiment.dataset), experiment.split, metrics),
         seed=result["seed"],
         training_args=output.config,
         metrics={r["run"]: r for r in results},
@@ -127,6 +127,11 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
 def _script() -> str:
     parts = Path(sys.argv[0]).parts
     return "/".join(parts[-2:]) if "recipes" in parts[-2:] else parts[-1]
+
+
+def _name_of(dataset: str) -> str:
+    """The data set's name; of a file or folder here, its last part."""
+    return Path(dataset).resolve().name if Path(dataset).exists() else dataset
 
 
 def _on_hub(name: str | None) -> str | None:

@@ -1,0 +1,64 @@
+"""Any experiment, but with LoRA: adapters are trained, saved and published in place of whole models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..hub import load_adapter
+from ..hub.adapters import ATTENTION
+from ..models.lora import add_lora
+from ..training import option
+from .base import Experiment
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+LEARNING_RATE = 2e-4
+
+
+@dataclass
+class LoraOptions:
+    """Whether all weights are trained, or LoRA matrices (arXiv 2106.09685)."""
+
+    peft: Literal["lora"] | None = option(None, "train small matrices in place of all weights")
+    lora_r: int | None = option(None, "rank of the matrices; 8 by default")
+    lora_alpha: float | None = option(None, "their product is scaled by lora_alpha / lora_r; 16 by default")
+    lora_dropout: float | None = option(None, "probability of dropout in front of them; 0 by default")
+    lora_target_modules: list[str] = option([], "names of linear layers; the family's by default")  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        given = [name for name, value in vars(self).items() if name != "peft" and value not in (None, [])]
+        if self.peft is None and given:
+            raise ValueError(f"{given[0]}={getattr(self, given[0])!r} is for LoRA; expected peft='lora' with it")
+
+
+def with_lora(experiment: Experiment, kind: str, options: LoraOptions) -> Experiment:
+    """The same experiment on adapters; ``kind`` is what its models do, one of ``models.lora.TASKS``."""
+
+    def build(attention: str) -> PeftModel:
+        return add_lora(
+            experiment.build(attention),
+            kind,
+            r=8 if options.lora_r is None else options.lora_r,
+            alpha=16 if options.lora_alpha is None else options.lora_alpha,
+            dropout=options.lora_dropout or 0.0,
+            target_modules=options.lora_target_modules or None,
+        )
+
+    def load(folder: str) -> PeftModel:
+        from peft import PeftModel
+
+        base = experiment.build("sdpa")
+        if (Path(folder) / ATTENTION).is_file():
+            return load_adapter(folder, base)
+        return PeftModel.from_pretrained(base, folder)
+
+    return replace(
+        experiment,
+        name=f"{experiment.name}-lora",
+        build=build,
+        load=load,
+        defaults={**experiment.defaults, "learning_rate": LEARNING_RATE},
+    )

@@ -1,0 +1,199 @@
+"""Fine-tuning a checkpoint on labelled texts: a class per text or pair of texts, or a class per word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ..metrics import Accuracy, MacroF1, Matthews
+from ..models import KINDS, PRESETS, Sizes, build_model
+from ..models.presets import checkpoint_config, positions_of
+from ..text import LabelledRows, TaggedRows, load_labelled, load_tokenizer, token_classification
+from ..text.tokenized import TokenizedRows
+from ..training import classification
+from .base import Experiment, load_as
+
+TASKS = {
+    "sequence": ("classification", LabelledRows, classification),
+    "token": ("token_classification", TaggedRows, token_classification),
+}
+"""Kind of model, rows and objective."""
+ATTENTIONS = ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
+DEFAULTS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "eval_batch_size": 64,
+    "optimizer": "adamw",
+    "learning_rate": 5e-5,
+    "lr_decay": 1.0,
+    "lr_scheduler": "linear",
+    "warmup_steps": 0.06,
+    "max_grad_norm": 1.0,
+    "epochs_after_target": 0,
+    "best_by": "accuracy",
+}
+"""Of any fine-tuning of all weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Which labelled texts, and how they become tokens.
+
+    Attributes:
+        dataset, config, text_columns, label_column, validation_fraction: see :func:`load_labelled`.
+        tokenizer: folder or Hub name; by default the checkpoint's.
+        max_length: tokens of an example at most, longer ones are cut; by default none may be longer than the model's
+            positions.
+        train_size, eval_size: examples at most, random ones that are the same for every seed; all by default.
+    """
+
+    dataset: str
+    config: str | None = None
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    validation_fraction: float = 0.1
+    tokenizer: str | None = None
+    max_length: int | None = None
+    train_size: int | None = None
+    eval_size: int | None = None
+
+
+def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples) -> Experiment:
+    """Fine-tune a checkpoint as a classifier; the data's classes are in the configuration of what is saved.
+
+    Args:
+        accelerator: one process of a machine reads the data first; every process must call this.
+        task: "sequence", a class for every text or pair, or "token", a class for every word.
+        model: folder or Hub name of a checkpoint.
+        examples: what to train on.
+
+    Raises:
+        ValueError: data, tokenizer or checkpoint cannot be had, or do not go together.
+    """
+    kind, make, objective = TASKS[task]
+    config = checkpoint(model)
+    tokenizer = load_tokenizer(examples.tokenizer or model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with accelerator.local_main_process_first():
+        data = load_labelled(
+            examples.dataset,
+            kind=task,
+            text_columns=examples.text_columns,
+            label_column=examples.label_column,
+            config=examples.config,
+            validation_fraction=examples.validation_fraction,
+        )
+    splits = {"training": (data.train, examples.train_size), "held-out": (data.validation, examples.eval_size)}
+    rows = {name: make(_some(split, size), tokenizer, examples.max_length) for name, (split, size) in splits.items()}
+    _check_lengths(model, config, examples, max(part.longest for part in rows.values()))
+    _check_head(model, config, kind, data.label_names)
+    shape = Sizes(
+        vocab_size=1 + max(_largest(part) for part in rows.values()),
+        num_labels=len(data.label_names),
+        pad_token_id=tokenizer.pad_token_id,
+        max_length=max(part.longest for part in rows.values()),
+    )
+
+    told = False
+
+    def build(attention: str) -> PreTrainedModel:
+        nonlocal told
+        with _quiet() if told else nullcontext():  # that the head is new is said once, not for every run
+            built = build_model(kind, model, attention, shape)
+        told = True
+        built.config.id2label = dict(enumerate(data.label_names))
+        built.config.label2id = {name: number for number, name in enumerate(data.label_names)}
+        return built
+
+    return Experiment(
+        name=title(task, examples.dataset, model),
+        dataset=examples.dataset,
+        build=build,
+        rows=lambda seed: tuple(rows.values()),
+        objective=objective,
+        load=load_as(kind),
+        metrics=(Accuracy, MacroF1, Matthews),
+        defaults=DEFAULTS,
+        attentions=ATTENTIONS,
+        tokenizer=tokenizer,
+        base_model=model,
+        notes=tuple(
+            f"{part.truncated} of {len(part)} {name} examples were longer than {examples.max_length} tokens and cut."
+            for name, part in rows.items()
+            if part.truncated
+        ),
+    )
+
+
+def checkpoint(model: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint that is to be fine-tuned.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if model in PRESETS:
+        raise ValueError(
+            f"model={model!r} would have random weights; expected a checkpoint: a folder, or a Hub name as owner/name"
+        )
+    return checkpoint_config(model)
+
+
+def title(*parts: str) -> str:
+    """A name for an experiment and its folder, of a task, data and a model."""
+    names = [Path(part).resolve().stem if Path(part).exists() else part.replace("/", "-") for part in parts]
+    return "-".join(names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _some(split: Dataset, size: int | None) -> Dataset:
+    """Random examples of a split, which may be sorted by class, in the order in which it has them."""
+    if size is None or size >= len(split):
+        return split
+    return split.select(sorted(split.add_column("row", range(len(split))).shuffle(seed=0)["row"][:size]))
+
+
+def _largest(rows: TokenizedRows) -> int:
+    """The largest token id, padding included."""
+    return max(int(rows.columns["input_ids"].max()), rows.fillers["input_ids"])
+
+
+def _check_lengths(model: str, config: PreTrainedConfig, examples: Examples, longest: int) -> None:
+    positions = positions_of(config)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"dataset={examples.dataset!r}: the longest example has {longest} tokens, and model={model!r} has "
+            f"{positions} positions; expected max_length of at most {positions}, to cut what is longer"
+        )
+
+
+def _check_head(model: str, config: PreTrainedConfig, kind: str, names: Sequence[str]) -> None:
+    """Refuse a head for other classes, which could not be loaded.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    made: Any = KINDS[kind]._model_mapping.get(type(config), ())
+    classes = {cls.__name__ for cls in (made if isinstance(made, list | tuple) else (made,))}
+    if classes & set(config.architectures or ()) and config.num_labels != len(names):
+        raise ValueError(
+            f"model={model!r} has a head for {config.num_labels} classes, and the data have {len(names)}; expected a "
+            "checkpoint without a head, or with one of that size"
+        )
