@@ -25,6 +25,10 @@ LAYERS = {
     "tasks": set(),
     "text": set(),
     "metrics": set(),
+    "plots": set(),
+    "report": {"plots"},
+    "training": {"disk", "hf"},
+    "experiments": {"hf", "hub", "mechanisms", "metrics", "models", "plots", "report", "tasks", "text", "training"},
 }
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..hf.adapters import ATTENTION
 from ..hub import load_adapter
-from ..hub.adapters import ATTENTION
 from ..models.lora import add_lora
 from ..training import option
 from .base import Experiment

@@ -1,7 +1,4 @@
-"""PEFT adapters: the adapter, and beside it in ``semfocus.json`` the attention its base model had.
-
-PEFT saves neither the base model's configuration nor its attention, so an adapter alone comes back dense.
-"""
+"""PEFT adapters on the Hub: the adapter, and beside it the attention its base model had."""
 
 from __future__ import annotations
 
@@ -18,14 +15,13 @@ from transformers import PreTrainedModel
 
 from .. import mechanisms
 from ..hf import configure
-from ..hf.settings import is_ours, resolve
+from ..hf.adapters import ATTENTION, write_attention
 from .describe import FULL, Description
 from .errors import HubError, find_token, shielded
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ATTENTION = "semfocus.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 LARGEST = 1 << 20
@@ -77,14 +73,7 @@ def save(model: PeftModel, description: Description, folder: Path, base_model: s
         if isinstance(value, set):  # in an order that differs from process to process
             config[key] = sorted(config[key])
     _write(folder / CONFIG, config)
-    _write(folder / ATTENTION, {"attention": attentions[0]})
-
-
-def save_attention(model: PeftModel, folder: Path) -> None:
-    """Write the attention of the base model beside an adapter; a dense one needs no word."""
-    name = model.config._attn_implementation
-    if is_ours(name):
-        _write(folder / ATTENTION, {"attention": resolve(name, getattr(model.config, "semfocus", None))[0].spec})
+    write_attention(attentions[0], folder)
 
 
 def base_on_hub(model: PeftModel) -> str | None:

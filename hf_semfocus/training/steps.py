@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub.adapters import save_attention
+from ..hf.adapters import save_attention
 from .batches import Batch, steps_per_epoch
 from .checkpoint import Progress
 from .files import replacing
