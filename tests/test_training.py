@@ -334,7 +334,8 @@ def test_random_numbers_that_do_not_come_back_are_an_error(tmp_path, monkeypatch
 def test_other_setting_is_an_error(tmp_path, monkeypatch, name, before, now):
     [path] = interrupted(tmp_path, monkeypatch, step=5)
     content = json.loads((path / "progress.json").read_text())
-    (path / "progress.json").write_text(json.dumps({**content, name: before}))
+    del content["checksum"]
+    (path / "progress.json").write_text(checkpoint_module.sealed({**content, name: before}))
     with pytest.raises(ValueError, match=f"{name}='{before}'; now it is '{now}'"):
         start(tmp_path, resume=True)
 
@@ -422,6 +423,7 @@ def test_bad_file_is_refused(tmp_path, text, message):
     ("args", "message"),
     [
         (["--epoch", "3"], "unknown option '--epoch'"),
+        (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
         (["--config", "missing.yaml"], "config='missing.yaml'; expected a YAML file"),
         (["--resume", "--overwrite_output_dir"], "contradict each other"),
         (["--lr_decay", "-1"], "lr_decay=-1.0; expected a number of at least 0"),

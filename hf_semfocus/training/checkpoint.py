@@ -91,7 +91,7 @@ class Checkpoints:
         if accelerator.is_main_process:
             inside = sorted(file for file in unfinished.rglob("*") if file.is_file())
             content["files"] = {file.relative_to(unfinished).as_posix(): crc(file) for file in inside}
-            (unfinished / PROGRESS).write_text(json.dumps(content))
+            (unfinished / PROGRESS).write_text(sealed(content))
             publish(unfinished, folder)
             for old in self.all()[: -self.keep]:
                 shutil.rmtree(old)
@@ -172,6 +172,11 @@ def _setting(accelerator: Accelerator) -> dict[str, str]:
     return {"mixed_precision": accelerator.mixed_precision, "layout": layout(accelerator)}
 
 
+def sealed(content: dict[str, Any]) -> str:
+    """JSON of ``content`` with its own checksum: a number that lost a bit would still be a number."""
+    return json.dumps({**content, "checksum": zlib.crc32(json.dumps(content).encode())})
+
+
 def _random() -> int:
     return zlib.crc32(torch.get_rng_state().numpy())
 
@@ -179,10 +184,13 @@ def _random() -> int:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint; None if nothing is."""
     try:
-        files = json.loads((folder / PROGRESS).read_text())["files"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        content = json.loads((folder / PROGRESS).read_text())
+        checksum, files = content.pop("checksum"), content["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{PROGRESS} cannot be read ({type(error).__name__})"
-    for name, checksum in files.items():
+    if zlib.crc32(json.dumps(content).encode()) != checksum:
+        return f"{PROGRESS} has another checksum than when it was written"
+    for name, checksum in files:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if crc(folder / name) != checksum:

@@ -64,7 +64,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    *lines, _ = path.read_text().split("\n")
+    try:
+        *lines, _ = path.read_text().split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

@@ -148,7 +148,7 @@ def parse(*types: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
             out of range.
     """
     args = list(sys.argv[1:] if args is None else args)
-    parser = HfArgumentParser(types, allow_abbrev=False)
+    parser = _Parser(types, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of options; the command line wins")
     path = parser.parse_known_args(args)[0].config
     names = [f.name for cls in types for f in dataclasses.fields(cls)]
@@ -160,6 +160,12 @@ def parse(*types: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; expected some of {', '.join(names)}")
     return tuple(options)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> None:
+        """Refuse in one line what argparse would refuse with all options there are."""
+        raise ValueError(message)
 
 
 def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:

@@ -74,11 +74,13 @@ class OutputFolder:
             return
         if not (options.resume or options.overwrite_output_dir):
             raise ValueError(f"output_dir={str(self.path)!r} is not empty; add --resume or --overwrite_output_dir")
-        text = (self.path / "config.yaml").read_text() if "config.yaml" in held else ""
+        text = (self.path / "config.yaml").read_text(errors="replace") if "config.yaml" in held else ""
         if not text.startswith(MARK):  # and so nothing in it is ours to continue or to delete
             raise ValueError(f"output_dir={str(self.path)!r} is not empty and not the output of a training")
         if options.resume:
-            before = yaml.safe_load(text)
+            before = _options(text)
+            if before is None:
+                raise ValueError(f"{self.path / 'config.yaml'} is damaged; expected the options of the training")
             changed = [
                 f"{name}: {before.get(name)!r} -> {self.config.get(name)!r}"
                 for name in {**before, **self.config}
@@ -94,3 +96,12 @@ class OutputFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _options(text: str) -> dict[str, Any] | None:
+    """The options that ``config.yaml`` holds; None if it holds anything else."""
+    try:
+        options = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return options if isinstance(options, dict) else None
