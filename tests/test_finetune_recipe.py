@@ -30,6 +30,7 @@ from transformers import (
     T5Config,
 )
 
+from hf_semfocus.experiments import title
 from hf_semfocus.hub import load_adapter
 from hf_semfocus.training import start
 from hf_semfocus.training.log import read
@@ -377,6 +378,13 @@ def test_mistakes_end_it_before_anything_is_written(tmp_path, make, args, messag
         finetune.main([*make("sequence", "bert"), "--output_dir", str(folder), *args])
     assert "\n" not in str(caught.value)
     assert not folder.exists()
+
+
+def test_titles_are_without_folders(tmp_path):
+    (tmp_path / "model-1.7B").mkdir()
+    (tmp_path / "book.txt").write_text("")
+    assert title("clm", str(tmp_path / "book.txt"), str(tmp_path / "model-1.7B")) == "clm-book-model-1.7B"
+    assert title("sequence", "owner/data", "owner/model-1.7B") == "sequence-owner-data-owner-model-1.7B"
 
 
 @pytest.mark.parametrize("missing", ["--model", "--dataset"])

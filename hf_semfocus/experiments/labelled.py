@@ -149,8 +149,11 @@ def checkpoint(model: str) -> PreTrainedConfig:
 
 def title(*parts: str) -> str:
     """A name for an experiment and its folder, of a task, data and a model."""
-    names = [Path(part).resolve().stem if Path(part).exists() else part.replace("/", "-") for part in parts]
-    return "-".join(names)
+    return "-".join(_last_part(Path(part)) if Path(part).exists() else part.replace("/", "-") for part in parts)
+
+
+def _last_part(path: Path) -> str:
+    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 @contextmanager
