@@ -99,6 +99,19 @@ def client_pull_adapter(repo_id, base=None, **options):
     return answer_of(hub.load_adapter(repo_id, base, **options).eval())
 
 
+def client_recipe(folder, repo_id):
+    """Train and publish by the recipe; what its last checkpoint answers."""
+    from test_pretrain_recipe import pretrain
+
+    args = ["--task", "mqar", "--model", "gpt2", "--attention", "sdpa", SPEC, "--train_size", "20", "--eval_size", "9"]
+    args += ["--epochs", "1", "--hidden_size", "16", "--seeds", "5", "--cpu_threads", "1", "--output_dir", folder]
+    results = pretrain.main([*args, "--push_to_hub", "--hub_model_id", repo_id])
+    [last] = Path(folder).glob("runs/topk*/last")
+    written = "".join(path.read_text() for path in Path(folder).glob("*.*") if path.suffix != ".png")
+    assert TOKEN not in written
+    return results, *answer_of(AutoModelForCausalLM.from_pretrained(last).eval())
+
+
 def client_snapshot(repo_id):
     from huggingface_hub import snapshot_download
 
@@ -263,6 +276,20 @@ def test_comes_back_bit_for_bit_and_sparse(server, publish, load):
     _, logits, layers = publish(client_push, "owner/settings", attention="topk_sparse", settings=settings)
     assert load(client_pull, "owner/settings", token=TOKEN) == (logits, layers, "topk_sparse", settings)
     assert layers["transformer.h.1.attn"] == "topk_sparse:k=2"
+
+
+def test_what_a_recipe_publishes_comes_back_with_all_results(server, publish, load, tmp_path):
+    results, logits, layers = publish(client_recipe, str(tmp_path / "run"), "owner/recalls")
+    assert load(client_pull, "owner/recalls", token=TOKEN)[:3] == (logits, layers, SPEC)
+    repository = server.repositories["owner/recalls"]
+    assert repository.private
+    assert {"README.md", "training_args.json", "metrics.json", "curves.png"} <= set(repository.files)
+    head, card = split(repository.files["README.md"])
+    assert "sparse-attention" in head
+    assert "accelerate launch" in card
+    for result in results:
+        assert f"| `{result['attention']}`" in card
+        assert f"{result['eval_loss']:.4g}" in card
 
 
 def test_again_without_change_makes_no_commit(server, publish, load):
