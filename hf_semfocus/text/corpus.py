@@ -20,6 +20,7 @@ from .reading import read_splits, reading
 
 Documents = Dataset | IterableDataset
 SPLITS = ("train", "validation")
+TEXT = ("string", "large_string", "string_view", "null")
 
 
 def load_text(
@@ -102,9 +103,13 @@ def _text_of(name: str, documents: Documents, split: str, column: str | None) ->
     wanted = column or (columns[0] if len(columns) == 1 else "text")
     if wanted not in columns:
         raise ValueError(f"dataset={name!r} has no column {wanted!r}; expected text_column to be one of {columns}")
+    feature = (documents.features or {}).get(wanted)
+    kind = None
     if not isinstance(first[wanted], str | None):
-        raise ValueError(
-            f"text_column={wanted!r} of dataset={name!r} holds {type(first[wanted]).__name__}; expected text"
-        )
+        kind = type(first[wanted]).__name__
+    elif feature is not None and getattr(feature, "dtype", None) not in TEXT:  # there may be others below the first
+        kind = getattr(feature, "dtype", None) or f"values of the type {type(feature).__name__}"
+    if kind is not None:
+        raise ValueError(f"text_column={wanted!r} of dataset={name!r} holds {kind}; expected text")
     documents = documents.select_columns(wanted)
     return documents if wanted == "text" else documents.rename_column(wanted, "text")

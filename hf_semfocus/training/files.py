@@ -43,7 +43,7 @@ def check_space(folder: str | Path, needed: int) -> None:
 
     Args:
         folder: where it goes; it need not exist.
-        needed: bytes.
+        needed: bytes that it takes in the end; an interrupted training's runs are part of them.
 
     Raises:
         ValueError: there are fewer bytes free, or the place cannot be looked at.
@@ -52,13 +52,14 @@ def check_space(folder: str | Path, needed: int) -> None:
     try:
         while not place.exists():
             place = place.parent
-        free = shutil.disk_usage(place).free
+        needed -= sum(file.stat().st_size for file in Path(folder).glob("runs/**/*") if file.is_file())
+        disk = shutil.disk_usage(place)
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be used: {error}") from error
-    if free < needed:
+    if disk.total and disk.free < needed:  # what is no disk, such as /proc, is refused on writing
         raise ValueError(
-            f"output_dir={str(folder)!r}: models and checkpoints take up to {needed / 1e6:.0f} MB, and "
-            f"{free / 1e6:.0f} MB are free"
+            f"output_dir={str(folder)!r}: models and checkpoints take up to {needed / 1e6:.0f} MB more, and "
+            f"{disk.free / 1e6:.0f} MB are free"
         )
 
 

@@ -172,7 +172,10 @@ def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
     """The options in a YAML file as command-line arguments, so that both are read by the same rules."""
     if not path.is_file():
         raise ValueError(f"config={str(path)!r}; expected a YAML file")
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config={str(path)!r} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected option: value pairs")
     arguments = []
