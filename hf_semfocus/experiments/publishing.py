@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ class HubOptions:
     hub_attention: str | None = option(None, "whose model; by default the first sparse attention's")
     hub_public: bool = option(False, "make a new repository public instead of private")
     hub_license: str | None = option(None, "licence of the model as the Hub spells it, such as apache-2.0")
+    hub_base_model: str | None = option(None, "name on the Hub of the checkpoint, where it was trained from a folder")
     dry_run: bool = option(False, "with push_to_hub: only write what would be pushed, to hub/ in output_dir")
 
     def __post_init__(self) -> None:
@@ -43,10 +46,11 @@ class HubOptions:
             raise ValueError("push_to_hub=True needs hub_model_id; expected owner/name")
         if self.dry_run and not self.push_to_hub:
             raise ValueError("dry_run=True says what would be pushed; expected push_to_hub with it")
-        if self.hub_model_id is not None:
-            validate_repo_id(self.hub_model_id)
-            if "/" not in self.hub_model_id:
-                raise ValueError(f"hub_model_id={self.hub_model_id!r}; expected owner/name")
+        for name in ("hub_model_id", "hub_base_model"):
+            if (value := getattr(self, name)) is not None:
+                validate_repo_id(value)
+                if "/" not in value:
+                    raise ValueError(f"{name}={value!r}; expected owner/name")
 
 
 def check_publishing(options: HubOptions, attentions: Sequence[str]) -> None:
@@ -102,19 +106,21 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
     folder = output.run(wanted, result["seed"]).folder / "last"
     curves = output.path / "curves.png"
     target = output.path / "hub" if options.dry_run else None
+    if target is not None:
+        shutil.rmtree(target, ignore_errors=True)  # of the dry run before
     published = hub_package.push_to_hub(
         experiment.load(str(folder)),
         experiment.tokenizer,
         options.hub_model_id,
-        hub_package.from_runs(named, _name_of(experiment.dataset), experiment.split, metrics),
+        hub_package.from_runs(named, _shown(experiment.dataset), experiment.split, metrics),
         seed=result["seed"],
-        training_args=output.config,
+        training_args={name: _shown(value) for name, value in output.config.items()},
         metrics={r["run"]: r for r in results},
         curves=curves if curves.exists() else None,
-        base_model=_on_hub(experiment.base_model),
+        base_model=options.hub_base_model or _on_hub(experiment.base_model),
         datasets=[] if _on_hub(experiment.dataset) is None else [experiment.dataset],
         license=options.hub_license,
-        command=f"accelerate launch {shlex.join([_script(), *sys.argv[1:]])}",
+        command=f"accelerate launch {shlex.join([_script(), *map(_shown, sys.argv[1:])])}",
         limits=limits,
         private=not options.hub_public,
         dry_run=target,
@@ -129,9 +135,9 @@ def _script() -> str:
     return "/".join(parts[-2:]) if "recipes" in parts[-2:] else parts[-1]
 
 
-def _name_of(dataset: str) -> str:
-    """The data set's name; of a file or folder here, its last part."""
-    return Path(dataset).resolve().name if Path(dataset).exists() else dataset
+def _shown(value: Any) -> Any:
+    """What a card shows of an option: of a file or folder here the last part only, as the rest is private."""
+    return Path(value).resolve().name if isinstance(value, str) and os.sep in value and Path(value).exists() else value
 
 
 def _on_hub(name: str | None) -> str | None:
