@@ -123,6 +123,9 @@ def scene(request, cache, tmp_path_factory):
     return scene
 
 
+CLM_IS_SLOW = pytest.mark.parametrize(  # where the task makes no difference
+    "scene", ["classification", pytest.param("clm", marks=pytest.mark.slow)], indirect=True
+)
 BACKWARD = "hf_semfocus.training.loop:backward"
 EVALUATION = "hf_semfocus.training.evaluation:sums"
 SAVE_STATE = "accelerate:Accelerator.save_state"
@@ -175,7 +178,7 @@ def test_terminated_again_and_again(scene, tmp_path):
     scene.check(tmp_path)
 
 
-@pytest.mark.parametrize("scene", ["classification", pytest.param("clm", marks=pytest.mark.slow)], indirect=True)
+@CLM_IS_SLOW
 def test_two_processes_are_terminated(scene, tmp_path):
     statuses, life = scene.live(tmp_path / "whole", world=2)
     assert statuses == [0, 0], life.errors
@@ -239,6 +242,7 @@ def test_damaged_checkpoints_give_way_to_those_before(scene, tmp_path):
     scene.check(tmp_path)
 
 
+@CLM_IS_SLOW
 def test_a_full_disk_is_named_with_what_is_left(scene, tmp_path):
     moments = [
         Strike(SAVE_STATE, 2, limit),
@@ -277,6 +281,7 @@ def test_loss_that_is_no_number_ends_its_run_only(scene, tmp_path, monkeypatch):
     assert all(torch.equal(saved[f"0.{name}"], tensor) for name, tensor in expected.items())
 
 
+@CLM_IS_SLOW
 def test_a_second_process_is_refused(scene, tmp_path):
     first = scene.start(tmp_path, Strike(BACKWARD, 5, halt))
     deadline = time.monotonic() + 60
