@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_config
 from faults import (
     Life,
     Strike,
@@ -33,14 +34,16 @@ from faults import (
     terminate,
     write_to_full_disk,
 )
-from recipe import ROOT, command, pretrain, timeless
+from recipe import ROOT, command, load, timeless
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from hf_semfocus.models import Sizes, build_model
 from hf_semfocus.text import train_tokenizer
 from hf_semfocus.training import one_line_errors
 from hf_semfocus.training.signals import EXIT_STATUS
 
+load("finetune")
 SENTENCES = ["the cat sat on the mat", "a dog sat there and barked", "one two three four five", "words and more words"]
 SIZES = "--hidden_size 8 --intermediate_size 8 --num_layers 1 --num_heads 2 --dropout 0.2"
 SHARED = "--cpu_threads 1 --attention sdpa topk_sparse:k=3 --seeds 3 --epochs 2 --save_steps 3 --batch_size 5"
@@ -57,6 +60,7 @@ class Case:
 CASES = {
     "classification": Case("pretrain", f"--target_accuracy 2 --train_size 33 --eval_size 31 {SIZES}"),
     "clm": Case("pretrain", f"--task clm --dataset TEXT --sample_by line --block_size 8 --vocab_size 270 {SIZES}"),
+    "labelled": Case("finetune", "--model MODEL --dataset TABLE --learning_rate 1e-2"),
 }
 
 
@@ -67,7 +71,17 @@ class Scene:
         self.case, self.folder, self.lives = case, folder, 0
         text = folder / "text.txt"
         text.write_text("\n".join(f"{sentence} {n}" for n in range(10) for sentence in SENTENCES))
-        self.args = f"{case.args} {SHARED}".replace("TEXT", str(text)).split()
+        table, model = folder / "table.csv", folder / "model"
+        rows = [f"{sentence} {n},{int('sat' in sentence)}" for n in range(10) for sentence in SENTENCES]
+        table.write_text("\n".join(["text,label", *rows]))
+        if "MODEL" in case.args:
+            tokenizer = train_tokenizer([{"text": text.read_text()}], 270)
+            config = tiny_config("bert", vocab_size=len(tokenizer), hidden_dropout_prob=0.2)
+            torch.manual_seed(0)
+            AutoModel.from_config(config).save_pretrained(model)
+            tokenizer.save_pretrained(model)
+        places = {"TEXT": text, "TABLE": table, "MODEL": model}
+        self.args = [str(places.get(arg, arg)) for arg in f"{case.args} {SHARED}".split()]
         self.whole = folder / "whole"
 
     def start(self, output, *faults, more=(), world=1):
@@ -115,7 +129,7 @@ def cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = before
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["classification", "clm", pytest.param("labelled", marks=pytest.mark.slow)])
 def scene(request, cache, tmp_path_factory):
     scene = Scene(CASES[request.param], tmp_path_factory.mktemp("scene"))
     statuses, life = scene.live(scene.whole)
@@ -343,11 +357,11 @@ MISTAKES = [
 ]
 
 
-def refused(args, capfd):
+def refused(args, capfd, recipe="pretrain"):
     """What a user reads who starts the recipe like that; it must be one line."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended, one_line_errors():
-        pretrain.main(args)
+        sys.modules[recipe].main(args)
     assert ended.value.code == 2
     lines = [line for line in capfd.readouterr().err.split("\n") if line and "\r" not in line]
     [line] = [line for line in lines if not line.startswith("Generating")]
@@ -424,10 +438,11 @@ def test_damaged_records_and_options_are_named(scene, tmp_path, capfd):
         ),
         (options, b"".join(options.read_bytes().splitlines(keepends=True)[:5]), "cannot resume"),
         (options, b"\xff", "is not empty and not the output of a training"),
+        (output / "runs" / "sdpa_3" / "result.json", b'{"run"', "result.json is damaged"),
     ):
         before = damaged.read_bytes()
         damaged.write_bytes(content)
-        assert message in refused([*args, "--resume"], capfd)
+        assert message in refused([*args, "--resume"], capfd, scene.case.recipe)
         damaged.write_bytes(before)
     sys.modules[scene.case.recipe].main([*args, "--resume"])
     scene.check(output)

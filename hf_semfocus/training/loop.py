@@ -58,9 +58,16 @@ class Run:
     folder: Path
 
     def result(self) -> dict[str, Any] | None:
-        """What ``train`` ended with; None if the run is not finished."""
+        """What ``train`` ended with; None if the run is not finished.
+
+        Raises:
+            ValueError: what it ended with cannot be read any more.
+        """
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete {self.folder} to train this run anew") from error
 
 
 def train(
