@@ -42,6 +42,7 @@ from hf_semfocus.training import (
     ComparisonOptions,
     TrainingOptions,
     check_at_least,
+    check_unset,
     one_line_errors,
     option,
     parse,
@@ -92,7 +93,7 @@ OPTIONS = (FinetuneOptions, LoraOptions, SwapOptions, ComparisonOptions, Trainin
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Fine-tune with every attention and seed, write the report, and return the results of the runs."""
     options, lora, swap, comparison, training, hub = parse(*OPTIONS, args=args)
-    check_swap(options, swap, comparison, hub)
+    check_swap(options, lora, swap, comparison, training, hub)
     accelerator = start(training, comparison.cpu_threads)
     experiment = plain = make_experiment(accelerator, options)
     if lora.peft:
@@ -132,7 +133,14 @@ def make_experiment(accelerator: Any, options: FinetuneOptions) -> Experiment:
     )
 
 
-def check_swap(options: FinetuneOptions, swap: SwapOptions, comparison: ComparisonOptions, hub: HubOptions) -> None:
+def check_swap(
+    options: FinetuneOptions,
+    lora: LoraOptions,
+    swap: SwapOptions,
+    comparison: ComparisonOptions,
+    training: TrainingOptions,
+    hub: HubOptions,
+) -> None:
     """Refuse a swap of a model that there will not be.
 
     Raises:
@@ -142,8 +150,14 @@ def check_swap(options: FinetuneOptions, swap: SwapOptions, comparison: Comparis
         raise ValueError(f"swap_only=True, but the head for task={options.task!r} is new; expected task='clm'")
     if options.task != "clm" and swap.swap and DENSE not in (comparison.attention or ATTENTIONS):
         raise ValueError(f"attention={comparison.attention!r}; expected {DENSE} among them, whose model swap is of")
-    if swap.swap_only and (comparison.attention or hub.push_to_hub):
-        raise ValueError("swap_only=True trains nothing; expected neither attention nor push_to_hub with it")
+    if swap.swap_only:
+        why = "with swap_only=True, which trains nothing"
+        check_unset(comparison, ("attention",), why)
+        check_unset(lora, ("peft",), why)
+        check_unset(training, ("report_to",), why)
+        check_unset(hub, ("push_to_hub",), why)
+        if len(comparison.seeds) > 1:
+            raise ValueError(f"seeds={comparison.seeds!r}; expected one {why}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import hf_semfocus  # noqa: F401  (registers the attention names)
 from hf_semfocus.experiments import HubOptions, Text, compare, language, synthetic
+from hf_semfocus.models import PRESETS, checkpoint_config
 from hf_semfocus.training import (
     ComparisonOptions,
     TrainingOptions,
     check_at_least,
+    check_unset,
     one_line_errors,
     option,
     parse,
@@ -67,16 +69,18 @@ class TextOptions:
     block_size: int = option(256, "tokens of a row")
 
 
+LANGUAGE = ("clm", "mlm")
+SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "activation", "dropout")
 OPTIONS = (PretrainOptions, TextOptions, ComparisonOptions, TrainingOptions, HubOptions)
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Train every attention with every seed, write the report, and return the results of the runs."""
     options, text, comparison, training, hub = parse(*OPTIONS, args=args)
+    check_applies(options, text)
     accelerator = start(training, comparison.cpu_threads)
-    names = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "activation", "dropout")
-    sizes = {name: getattr(options, name) for name in names}
-    if options.task in ("clm", "mlm"):
+    sizes = {name: getattr(options, name) for name in SIZES}
+    if options.task in LANGUAGE:
         source = asdict(text)
         source["config"] = source.pop("dataset_config")
         source = Text(**source, train_size=options.train_size, eval_size=options.eval_size)
@@ -86,6 +90,26 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
             options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
         )
     return compare(accelerator, experiment, training, comparison, hub, options, text)
+
+
+def check_applies(options: PretrainOptions, text: TextOptions) -> None:
+    """Refuse options that the task or the model has no use for.
+
+    Raises:
+        ValueError: names the option.
+    """
+    checkpoint = options.model is not None and options.model not in PRESETS
+    if checkpoint:
+        checkpoint_config(options.model)  # or it is no model at all
+        check_unset(options, SIZES, f"on a checkpoint, model={options.model!r}")
+    if options.task in LANGUAGE:
+        check_unset(options, ("pad_as_tokens",), f"on task={options.task!r}")
+    else:
+        check_unset(
+            text, [field.name for field in fields(text)], f"on task={options.task!r}, which makes its own data"
+        )
+    if checkpoint or text.tokenizer:
+        check_unset(text, ("vocab_size", "tokenizer_documents"), "on a tokenizer that is trained already")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from hf_semfocus import plots, report, tasks
 from hf_semfocus.training.log import read
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-TINY = ["--train_size", "43", "--eval_size", "31", "--batch_size", "5", "--hidden_size", "8"]
-TINY += ["--intermediate_size", "8", "--num_layers", "1", "--cpu_threads", "1", "--target_accuracy", "2"]
+DATA = ["--train_size", "43", "--eval_size", "31", "--batch_size", "5", "--cpu_threads", "1", "--target_accuracy", "2"]
+TINY = [*DATA, "--hidden_size", "8", "--intermediate_size", "8", "--num_layers", "1"]
 TWO = ["--attention", "sdpa", "topk_sparse:k=3"]
 
 TWO_PROCESSES = ["--config_file", str(ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"), "--main_process_port", "0"]
@@ -80,12 +80,14 @@ def test_checkpoint_as_model(tmp_path):
     args = [*TINY, "--epochs", "1"]
     pretrain.main([*args, "--attention", "sdpa", "--output_dir", str(tmp_path / "first")])
     [last] = (tmp_path / "first").glob("runs/*/last")
-    args += ["--model", str(last), "--attention", "topk_sparse:k=3"]
+    args = [*DATA, "--epochs", "1", "--model", str(last), "--attention", "topk_sparse:k=3"]
     [result] = pretrain.main([*args, "--learning_rate", "0", "--output_dir", str(tmp_path / "second")])
     again = AutoModelForSequenceClassification.from_pretrained(next((tmp_path / "second").glob("runs/*/last")))
     before = AutoModelForSequenceClassification.from_pretrained(last).state_dict()
     assert all(torch.equal(before[name], weight) for name, weight in again.state_dict().items())
     assert result["attention"] == "topk_sparse:k=3"
+    with pytest.raises(ValueError, match="num_layers=2 has no effect on a checkpoint"):
+        pretrain.main([*args, "--num_layers", "2", "--output_dir", str(tmp_path / "third")])
     with pytest.raises(ValueError, match="3 token ids; the task needs 11"):
         pretrain.main([*args, "--task", "modular_arithmetic_brackets", "--output_dir", str(tmp_path / "third")])
 
@@ -183,6 +185,9 @@ def test_configurations_are_named_for_their_tasks():
         (["--activation", "silu"], "hidden_act='silu'; expected one of relu, gelu, mish"),
         (["--train_size", "0"], "train_size=0; expected an integer of at least 1"),
         (["--report_to", "wandb"], "report_to='wandb' is not installed"),
+        (["--dataset", "a.txt"], "dataset='a.txt' has no effect on task='even_pairs', which makes its own data"),
+        (["--hub_model_id", "a/b"], "hub_model_id='a/b' is for publishing; expected push_to_hub with it"),
+        (["--hub_model_id", "a b/c", "--push_to_hub"], "hub_model_id='a b/c'; expected owner/name: "),
     ],
 )
 def test_mistakes_end_it_before_anything_is_written(tmp_path, args, message):

@@ -33,9 +33,10 @@ WORDS = [
     "misty",
     "hill",
 ]
-TINY = ["--hidden_size", "16", "--intermediate_size", "24", "--num_layers", "1", "--num_heads", "2"]
-TINY += ["--block_size", "24", "--vocab_size", "280", "--batch_size", "4", "--eval_batch_size", "3"]
-TINY += ["--cpu_threads", "1", "--epochs", "1", "--seeds", "3"]
+ROWS = ["--block_size", "24", "--batch_size", "4", "--eval_batch_size", "3"]
+ROWS += ["--cpu_threads", "1", "--epochs", "1", "--seeds", "3"]
+TINY = [*ROWS, "--hidden_size", "16", "--intermediate_size", "24", "--num_layers", "1", "--num_heads", "2"]
+TINY += ["--vocab_size", "280"]
 TWO = ["--attention", "sdpa", "topk_sparse:k=3"]
 
 
@@ -113,7 +114,8 @@ def test_pretraining_goes_on_from_a_checkpoint_with_its_tokenizer(tmp_path, docu
     run(tmp_path / "first", documents, "--task", "clm", "--attention", "sdpa")
     [last] = (tmp_path / "first").glob("runs/*/last")
     args = ["--task", "clm", "--model", str(last), "--attention", "topk_sparse:k=999", "--learning_rate", "0"]
-    [result] = run(tmp_path / "second", documents, *args)
+    args += [*ROWS, "--dataset", str(documents), "--output_dir", str(tmp_path / "second")]
+    [result] = pretrain.main(args)
     [before] = read(tmp_path / "first" / "metrics.jsonl")
     assert result["eval_loss"] == pytest.approx(before["eval_loss"], rel=1e-5)  # so many keys are all there are
     names = {path.name for path in next((tmp_path / "second").glob("runs/*/last")).iterdir()}
@@ -142,6 +144,17 @@ def test_two_processes_equal_one_on_text(tmp_path, documents):
             assert record[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
     trained = [next((tmp_path / n).glob("runs/*/last/tokenizer.json")).read_text() for n in ("one", "two")]
     assert trained[0] == trained[1]
+
+
+def test_schedules_have_folders_of_their_own_and_publish_what_they_ended_with(tmp_path, documents):
+    names = ["sdpa@2>topk_sparse:k=3", "sdpa@2%>topk_sparse:k=2", "topk_sparse:k=4@90%>topk_sparse:k=1"]
+    results = run(tmp_path / "all", documents, "--task", "clm", "--attention", *names)
+    assert len(list((tmp_path / "all").glob("runs/*/last"))) == 3
+    assert [result["last_attention"] for result in results] == [f"topk_sparse:k={k}" for k in (3, 2, 1)]
+    args = ["--task", "clm", "--attention", names[2], "--push_to_hub", "--hub_model_id", "a/b", "--dry_run"]
+    args += ["--target_loss", "99", "--eval_steps", "1"]  # reached at once
+    with pytest.raises(ValueError, match="ended with 'topk_sparse:k=4', before the schedule's last attention"):
+        run(tmp_path / "early", documents, *args)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "topk_sparse:k=2"])
@@ -189,6 +202,8 @@ def test_a_dry_run_writes_what_would_be_pushed(tmp_path, documents, capsys):
         (["--mixed_precision", "fp16"], "mixed_precision='fp16' needs a GPU"),
         (["--push_to_hub"], "push_to_hub=True needs hub_model_id"),
         (["--dry_run"], "expected push_to_hub with it"),
+        (["--pad_as_tokens"], "pad_as_tokens=True has no effect on task='clm'"),
+        (["--tokenizer", "some/where"], "vocab_size=280 has no effect on a tokenizer that is trained already"),
         (["--push_to_hub", "--hub_model_id", "a b"], "a b"),
         (
             ["--push_to_hub", "--hub_model_id", "a/b", "--dry_run", "--attention", "sdpa"],

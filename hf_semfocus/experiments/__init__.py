@@ -6,9 +6,9 @@ seed, and reports; ``swap_checkpoint`` and its kin evaluate one model under many
 """
 
 from .adapted import LoraOptions, with_lora
-from .base import Experiment
+from .base import Experiment, title
 from .compare import compare
-from .labelled import Examples, checkpoint, labelled, title
+from .labelled import Examples, checkpoint, labelled
 from .language import Text, language
 from .publishing import HubOptions
 from .swap import SwapOptions, swap_checkpoint, swap_dense_run, swap_only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,3 +53,12 @@ class Experiment:
     tokenizer: PreTrainedTokenizerBase | None = None
     base_model: str | None = None
     notes: tuple[str, ...] = ()
+
+
+def title(*parts: str) -> str:
+    """A name for an experiment and its folder, of a task, data and a model."""
+    return "-".join(_last_part(Path(part)) if Path(part).exists() else part.replace("/", "-") for part in parts)
+
+
+def _last_part(path: Path) -> str:
+    return path.resolve().stem if path.is_file() else path.resolve().name

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -19,7 +18,7 @@ from ..models.presets import checkpoint_config, positions_of
 from ..text import LabelledRows, TaggedRows, load_labelled, load_tokenizer, token_classification
 from ..text.tokenized import TokenizedRows
 from ..training import classification
-from .base import Experiment, load_as
+from .base import Experiment, load_as, title
 
 TASKS = {
     "sequence": ("classification", LabelledRows, classification),
@@ -145,15 +144,6 @@ def checkpoint(model: str) -> PreTrainedConfig:
             f"model={model!r} would have random weights; expected a checkpoint: a folder, or a Hub name as owner/name"
         )
     return checkpoint_config(model)
-
-
-def title(*parts: str) -> str:
-    """A name for an experiment and its folder, of a task, data and a model."""
-    return "-".join(_last_part(Path(part)) if Path(part).exists() else part.replace("/", "-") for part in parts)
-
-
-def _last_part(path: Path) -> str:
-    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 @contextmanager

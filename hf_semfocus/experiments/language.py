@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import uuid
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -18,7 +22,7 @@ from ..models.presets import checkpoint_config, first_position
 from ..text import CausalRows, MaskedRows, causal_lm, load_text, load_tokenizer, masked_lm, pack, train_tokenizer
 from ..text.tokenizer import from_json
 from ..training import Rows
-from .base import Experiment, load_as
+from .base import Experiment, load_as, title
 
 KINDS = {"clm": "causal_lm", "mlm": "masked_lm"}
 MODELS = {"clm": "llama", "mlm": "bert"}
@@ -135,7 +139,7 @@ def language(
         )
 
     return Experiment(
-        name=f"{task}-{text.dataset}-{model}".replace("/", "-"),
+        name=title(task, text.dataset, model),
         dataset=text.dataset,
         build=lambda attention: build_model(kind, model, attention, shape),
         rows=rows,
@@ -175,10 +179,16 @@ def _trained(accelerator: Accelerator, text: Text) -> PreTrainedTokenizerBase:
 
 def _packed(accelerator: Accelerator, text: Text, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
     """Rows of both splits, packed by one process of a machine and read by the others."""
-    key = broadcast_object_list([uuid.uuid4().hex])[0] if text.streaming else None
+    folder = None
+    if text.streaming:  # which cannot tell whether it gives the same again
+        root = Path(datasets.config.HF_DATASETS_CACHE)
+        folder = root / broadcast_object_list([f"packed-{uuid.uuid4().hex}"])[0]
+        if accelerator.is_local_main_process:
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
     packed = []
     with accelerator.local_main_process_first():
         for split, size in (("train", text.train_size), ("validation", text.eval_size)):
-            documents, name = text.load(split), key and f"{key}-{split}"
-            packed.append(pack(documents, tokenizer, text.block_size, key=name, max_rows=size))
+            key = split if text.streaming else None
+            rows = pack(text.load(split), tokenizer, text.block_size, cache_dir=folder, key=key, max_rows=size)
+            packed.append(rows)
     return packed[0], packed[1]

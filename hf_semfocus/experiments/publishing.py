@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -44,13 +43,17 @@ class HubOptions:
     def __post_init__(self) -> None:
         if self.push_to_hub and self.hub_model_id is None:
             raise ValueError("push_to_hub=True needs hub_model_id; expected owner/name")
-        if self.dry_run and not self.push_to_hub:
-            raise ValueError("dry_run=True says what would be pushed; expected push_to_hub with it")
         for name in ("hub_model_id", "hub_base_model"):
             if (value := getattr(self, name)) is not None:
-                validate_repo_id(value)
+                try:
+                    validate_repo_id(value)
+                except ValueError as error:
+                    raise ValueError(f"{name}={value!r}; expected owner/name: {error}") from error
                 if "/" not in value:
                     raise ValueError(f"{name}={value!r}; expected owner/name")
+        given = [name for name, value in vars(self).items() if value not in (None, False) and name != "push_to_hub"]
+        if given and not self.push_to_hub:
+            raise ValueError(f"{given[0]}={getattr(self, given[0])!r} is for publishing; expected push_to_hub with it")
 
 
 def check_publishing(options: HubOptions, attentions: Sequence[str]) -> None:
@@ -90,7 +93,7 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
         What was done, to be printed.
 
     Raises:
-        ValueError: that run diverged.
+        ValueError: that run diverged, or ended before the last attention of its schedule.
         HubError: the Hub refused.
     """
     attentions = list(dict.fromkeys(result["attention"] for result in results))
@@ -98,7 +101,11 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
     result = next(result for result in results if result["attention"] == wanted)
     if result["status"] == "diverged":
         raise ValueError(f"{result['run']} diverged; there is no model to publish")
-    named = [{**r, "attention": FocusSchedule.parse(r["attention"]).names[-1]} for r in results]
+    if result["last_attention"] != FocusSchedule.parse(wanted).names[-1]:
+        raise ValueError(
+            f"{result['run']} ended with {result['last_attention']!r}, before the schedule's last attention"
+        )
+    named = [{**r, "attention": r["last_attention"]} for r in results]
     metrics = {field: name for field, name in METRICS.items() if field in result}
     limits = None
     if wanted != FocusSchedule.parse(wanted).names[-1]:
@@ -136,8 +143,15 @@ def _script() -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What a card shows of an option: of a file or folder here the last part only, as the rest is private."""
-    return Path(value).resolve().name if isinstance(value, str) and os.sep in value and Path(value).exists() else value
+    """What is published of an option: of a file or folder here the last part only, as the rest is private."""
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    option_name, equals, rest = value.partition("=") if value.startswith("--") else ("", "", value)
+    path = Path(rest)
+    local = path.is_absolute() or (path.parent != Path(".") and path.exists())
+    return f"{option_name}{equals}{path.resolve().name if local else rest}"
 
 
 def _on_hub(name: str | None) -> str | None:

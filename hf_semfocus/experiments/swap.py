@@ -172,7 +172,7 @@ def evaluate_under(
             if (run, name) not in found:
                 if model is None:
                     accelerator.free_memory()
-                    model = accelerator.prepare_model(load(), evaluation_mode=True)
+                    model = accelerator.prepare_model(load(), device_placement=True, evaluation_mode=True)
                 configure(accelerator.unwrap_model(model), name)
                 held_out = evaluate(
                     accelerator, model, rows, options.eval_batch_size, experiment.objective, experiment.metrics

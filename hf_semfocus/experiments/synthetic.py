@@ -9,7 +9,7 @@ from .. import tasks
 from ..models import PRESETS, Sizes, build_model
 from ..text import TokenRows, causal_lm
 from ..training import Rows, SequenceRows, classification
-from .base import Experiment, load_as
+from .base import Experiment, load_as, title
 
 PAPER = {
     "epochs": 60,
@@ -71,7 +71,7 @@ def synthetic(
         return make(train), make(held_out)
 
     return Experiment(
-        name=f"{name}-{model.replace('/', '-')}",
+        name=title(name, model),
         dataset=name,
         build=lambda attention: build_model(task.kind, model, attention, shape),
         rows=rows,

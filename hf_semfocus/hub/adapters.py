@@ -148,7 +148,9 @@ def _load_base(where: str, name: str | None, config: dict[str, Any], secret: str
             "enough to load the base model; expected it as base=..."
         )
     load = getattr(transformers, loader).from_pretrained
-    return shielded(f"loading the base model {name!r}", secret, lambda: load(name, token=secret or False))
+    return shielded(
+        f"loading the base model {name!r}", secret, lambda: load(name, token=secret or False, trust_remote_code=False)
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

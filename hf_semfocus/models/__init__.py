@@ -1,6 +1,6 @@
 """Models of this library; importing this package makes them known to Transformers' Auto classes."""
 
-from .presets import KINDS, PRESETS, Sizes, build_classifier, build_model
+from .presets import KINDS, PRESETS, Sizes, build_classifier, build_model, checkpoint_config
 from .semfocus_encoder import (
     SemFocusEncoderConfig,
     SemFocusEncoderForSequenceClassification,
@@ -16,4 +16,5 @@ __all__ = [
     "Sizes",
     "build_classifier",
     "build_model",
+    "checkpoint_config",
 ]

@@ -152,7 +152,12 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
         config.pad_token_id = sizes.pad_token_id
     # safetensors only: a pickle from elsewhere could run code
     return auto.from_pretrained(
-        model, config=config, attn_implementation=attention, dtype=torch.float32, use_safetensors=True
+        model,
+        config=config,
+        attn_implementation=attention,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
 
 
@@ -167,12 +172,12 @@ def checkpoint_config(model: str) -> PreTrainedConfig:
     Raises:
         ValueError: there is none.
     """
-    if model in PRESETS or (os.sep not in model and not os.path.isdir(model)):
+    if model in PRESETS or ("/" not in model and not os.path.isdir(model)):
         raise ValueError(
             f"model={model!r}; expected one of {', '.join(PRESETS)}, a folder, or a Hub name as owner/name"
         )
     try:
-        return AutoConfig.from_pretrained(model)
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model={model!r}: expected a folder or a Hub name with a model: {reason}") from error

@@ -5,7 +5,7 @@ from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import Run, train
-from .options import ComparisonOptions, TrainingOptions, check_at_least, option, parse
+from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, option, parse
 from .output import OutputFolder
 from .schedules import FocusSchedule
 from .setup import start
@@ -22,6 +22,7 @@ __all__ = [
     "SequenceRows",
     "TrainingOptions",
     "check_at_least",
+    "check_unset",
     "classification",
     "evaluate",
     "one_line_errors",

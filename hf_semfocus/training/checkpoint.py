@@ -40,9 +40,9 @@ class Progress:
         tokens: tokens of all steps, padding included.
         peak_memory: highest memory of a process so far, in 10**6 bytes.
         records: records this run has in the log.
-        reached: epoch, step and seconds at which the target accuracy was reached.
+        reached: epoch, step and seconds at which the target was reached.
         best: best held-out score so far, higher is better.
-        last: record of the last epoch.
+        last: record of the last evaluation.
     """
 
     epoch: int = 0
@@ -139,7 +139,7 @@ class Checkpoints:
             for folder, reason in zip(found, damage, strict=True):
                 if reason is not None:
                     shutil.rmtree(folder)
-        content = json.loads((intact[0] / PROGRESS).read_text())
+        content = json.loads((intact[0] / PROGRESS).read_text(encoding="utf-8"))
         for name, now in _setting(accelerator).items():
             if (before := content[name]) != now:
                 raise ValueError(f"{intact[0]} was written with {name}={before!r}; now it is {now!r}")
@@ -184,7 +184,7 @@ def _random() -> int:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint; None if nothing is."""
     try:
-        content = json.loads((folder / PROGRESS).read_text())
+        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         checksum, files = content.pop("checksum"), content["files"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{PROGRESS} cannot be read ({type(error).__name__})"

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from .batches import Rows, iterate
-from .steps import Objective, sums
+from .steps import Objective, sums, widest
 
 if TYPE_CHECKING:
     from evaluate import Metric
@@ -55,7 +55,7 @@ def evaluate(
         part_loss, predictions, references = objective(model, part.inputs)
         if part.empty:  # computed all the same: sharded models need every process in every forward pass
             continue
-        loss, correct = loss + part_loss.double(), correct + (predictions == references).sum()
+        loss, correct = loss + part_loss.to(widest(accelerator.device)), correct + (predictions == references).sum()
         counted = references != IGNORED
         for column, values in (("predictions", predictions), ("references", references)):
             if column in seen:

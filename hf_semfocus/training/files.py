@@ -16,7 +16,9 @@ UNFINISHED = ".unfinished"
 
 
 def sync(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk."""
+    """Have the operating system write a file, or the names in a folder, to the disk; on Windows it cannot be asked."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -27,7 +29,7 @@ def sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a file by ``text`` in one step."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     sync(unfinished)
     os.replace(unfinished, path)
     sync(path.parent)

@@ -26,7 +26,7 @@ class MetricsLog:
         """Add one record and return it as it is written: numbers that are not finite become None."""
         record = {name: None if _is_infinite(value) else value for name, value in record.items()}
         if self.writes:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
         return record
 
@@ -51,7 +51,7 @@ class MetricsLog:
         if seen < keep:
             raise ValueError(f"{self.path} has {seen} records of {run}; its checkpoint counts {keep}")
         text = "".join(kept)
-        if self.path.exists() and self.path.read_text() != text:
+        if self.path.exists() and self.path.read_text(encoding="utf-8") != text:
             write_text(self.path, text)
 
 
@@ -65,7 +65,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     records = []
     try:
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}") from None
     for number, line in enumerate(lines, start=1):

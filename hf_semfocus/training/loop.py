@@ -65,7 +65,7 @@ class Run:
         """
         path = self.folder / "result.json"
         try:
-            return json.loads(path.read_text()) if path.exists() else None
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete {self.folder} to train this run anew") from error
 
@@ -100,8 +100,9 @@ def train(
         tokenizer: saved with the models.
 
     Returns:
-        ``run``, ``attention``, ``seed``, ``status`` ("converged", "finished" or "diverged"), ``reached`` (epoch, step
-        and seconds at which the target was reached, or None), and the fields of the last evaluation's record.
+        ``run``, ``attention``, ``seed``, ``last_attention`` (the one of the last step), ``status`` ("converged",
+        "finished" or "diverged"), ``reached`` (epoch, step and seconds at which the target was reached, or None), and
+        the fields of the last evaluation's record.
 
     Raises:
         ValueError: checkpoints that cannot be used, or options that are not filled.
@@ -251,7 +252,9 @@ def train(
     log.sync()
     save_model(accelerator, model, run.folder / "last", tokenizer)
     status = "diverged" if diverged else "finished" if progress.reached is None else "converged"
-    result = {**who, "status": status, "reached": progress.reached, **(progress.last or {})}
+    last_attention = focus.at(max(0, progress.step - 1), steps)
+    result = {**who, "last_attention": last_attention, "status": status, "reached": progress.reached}
+    result |= progress.last or {}
     if accelerator.is_main_process:
         write_json(run.folder / "result.json", result)
         checkpoints.clear()

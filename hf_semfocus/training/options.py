@@ -126,6 +126,23 @@ NEEDED = ("epochs", "batch_size", "eval_batch_size", "optimizer", "learning_rate
 NEEDED += ("warmup_steps", "max_grad_norm", "epochs_after_target", "best_by")
 
 
+def check_unset(options: Any, names: Sequence[str], why: str) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        options: dataclass of options.
+        names: those that have none.
+        why: what keeps them from it, in words.
+
+    Raises:
+        ValueError: names the first that differs from its default.
+    """
+    for f in dataclasses.fields(options):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if f.name in names and (value := getattr(options, f.name)) != default:
+            raise ValueError(f"{f.name}={value!r} has no effect {why}")
+
+
 def check_at_least(name: str, value: int | None, least: int) -> None:
     """Refuse a number below ``least``; None is none.
 
@@ -173,7 +190,7 @@ def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise ValueError(f"config={str(path)!r}; expected a YAML file")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config={str(path)!r} is no YAML: {error}") from error
     if not isinstance(values, dict):
@@ -182,6 +199,6 @@ def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
     for key, value in values.items():
         if key not in names:
             raise ValueError(f"{path}: unknown option {key!r}; expected some of {', '.join(names)}")
-        if value is not None:
+        if value is not None and value != []:
             arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return arguments

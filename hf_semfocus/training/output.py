@@ -24,7 +24,7 @@ LOCK = ".lock"
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
 OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
 FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
-FREE += ("push_to_hub", "hub_model_id", "hub_attention", "hub_public", "hub_license", "dry_run", "swap", "swap_k")
+FREE += ("swap", "swap_k")
 """Options that another start with the same output folder may change."""
 
 
@@ -64,7 +64,7 @@ class OutputFolder:
     def run(self, attention: str, seed: int) -> Run:
         """The run of an attention with a seed, in a folder of that name."""
         name = f"{attention}/{seed}"
-        return Run(name, attention, seed, self.path / "runs" / re.sub(r"[^\w.=+-]+", "_", name))
+        return Run(name, attention, seed, self.path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name))
 
     def _check(self, options: TrainingOptions) -> None:
         if self.path.exists() and not self.path.is_dir():

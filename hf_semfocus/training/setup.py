@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
         # without a GPU, several processes are launched as for GPUs and have to be told
         cpu=not torch.accelerator.is_available(),
         log_with=tracker,
-        project_dir=options.output_dir,
+        project_dir=options.output_dir or "outputs",  # until the recipe knows it
         mixed_precision=options.mixed_precision,
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -58,7 +59,9 @@ def start_tracking(accelerator: Accelerator, options: TrainingOptions, config: d
     """Open the tracker with the options of the training; nothing without ``report_to``."""
     if options.report_to != "none":
         plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
-        accelerator.init_trackers("trackers", config=plain)
+        accelerator.project_configuration.logging_dir = options.output_dir
+        name = "trackers" if options.report_to == "tensorboard" else Path(options.output_dir).name
+        accelerator.init_trackers(name, config=plain)
 
 
 def _cores() -> int:

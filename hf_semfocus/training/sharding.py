@@ -30,8 +30,15 @@ def shard_on_cpu(accelerator: Accelerator) -> None:
 
 
 def prepare_sharding(accelerator: Accelerator, model: PreTrainedModel, options: TrainingOptions) -> None:
-    """Tell the plugin about the model that is prepared next."""
+    """Tell the plugin about the model that is prepared next.
+
+    Raises:
+        ValueError: accumulation under DeepSpeed, which would take a step for every part.
+    """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if options.gradient_accumulation_steps > 1:
+            number = options.gradient_accumulation_steps
+            raise ValueError(f"gradient_accumulation_steps={number} does not work with DeepSpeed here; expected 1")
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         # it asks for a number where it is given no data loader; batches are made by the loop
         config["train_micro_batch_size_per_gpu"] = 1

@@ -80,11 +80,15 @@ def backward(accelerator: Accelerator, model: nn.Module, batch: Batch, objective
     return total, torch.as_tensor(correct, device=accelerator.device)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating-point type that a device has; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def sums(accelerator: Accelerator, *values: Tensor | float) -> list[float]:
     """Sum scalars over all processes; the same list on every process."""
     device = accelerator.device
-    widest = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    stacked = torch.stack([torch.as_tensor(value, device=device).detach().to(widest) for value in values])
+    stacked = torch.stack([torch.as_tensor(value, device=device).detach().to(widest(device)) for value in values])
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, reduction="sum")
     return stacked.tolist()
