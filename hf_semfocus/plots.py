@@ -24,7 +24,7 @@ LABELS = {
     "seconds": "seconds of training",
     "eval_accuracy": "held-out accuracy",
     "eval_loss": "held-out loss (nats)",
-    "train_loss": "training loss (nats)",
+    "train_loss": "training loss of the epoch so far (nats)",
     "eval_perplexity": "held-out perplexity",
     "keys": "keys a query keeps",
 }

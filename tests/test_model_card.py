@@ -1,7 +1,9 @@
 """The model card says what the model is and what was measured, and no more."""
 
+import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import hf_semfocus
 from hf_semfocus import hub, mechanisms
 from hf_semfocus.hub import merge
 
+ROOT = Path(__file__).parents[1]
 SPEC = "topk_sparse:k=3"
 BEGIN, END = merge.BEGIN, merge.END
 
@@ -292,3 +295,22 @@ def test_half_a_generated_part_is_refused(text, model):
 def test_unreadable_metadata_is_refused(head, model):
     with pytest.raises(ValueError, match=r"the metadata of the README.md on the Hub cannot be read .*; mend it there"):
         hub.model_card(model, "owner/name", existing=f"---\n{head}\n---\ntext")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("model_cards/*/README.md")), ids=lambda path: path.parent.name)
+def test_rendered_cards_are_valid_and_say_nothing_of_the_machine(path):
+    card = ModelCard.load(path)
+    assert {"sparse-attention", "semantic-focus"} <= set(card.data.tags)
+    assert card.data.library_name == "transformers"
+    metrics = json.loads((path.parent / "metrics.json").read_text())
+    for result in card.data.eval_results:
+        seeds = result.metric_args["seeds"]
+        runs = [run for run in metrics.values() if run["attention"] == result.metric_args["attention"]]
+        assert result.metric_value in [
+            value for run in runs if run["seed"] in seeds for value in run.values() if isinstance(value, float)
+        ]
+    for file in path.parent.glob("*.*"):
+        if file.suffix != ".png":
+            assert not re.search(r"(?<![\w.:/])/(?:home|opt|root|tmp|usr|work)/", file.read_text())
+    for _, picture in re.findall(r"!\[(.*?)\]\((.*?)\)", card.text):
+        assert (path.parent / picture).is_file()
