@@ -197,6 +197,7 @@ def test_cpu_launch(tmp_path, name, environment):
     ]
 
 
+@pytest.mark.slow  # the recipe's own, in test_sharded_recipe, is not
 def test_fsdp_launch_on_two_processes_equals_one():
     options = ["--num_processes", "2", "--mixed_precision", "no"]
     sharded = launch(__file__, "fsdp2", *options, ACCELERATE_USE_CPU="true")
