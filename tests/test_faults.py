@@ -421,7 +421,7 @@ def test_damaged_records_and_options_are_named(scene, tmp_path, capfd):
     output = tmp_path / "output"
     shutil.copytree(scene.whole, output)
     args = [*scene.args, "--output_dir", str(output)]
-    assert "is not empty; add --resume or --overwrite_output_dir" in refused(args, capfd)
+    assert "is not empty; add --resume or --overwrite_output_dir" in refused(args, capfd, scene.case.recipe)
     shutil.rmtree(output / "runs" / "topk_sparse_k=3_3")  # so that there is something to resume
     metrics, options = output / "metrics.jsonl", output / "config.yaml"
     for damaged, content, message in (
