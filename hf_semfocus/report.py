@@ -134,7 +134,7 @@ def write(folder: Path, title: str, paragraphs: Sequence[str], config: Result, h
     ran = f"Ran on {hardware}; Python {platform.python_version()}, {versions}."
     options = "\n".join(f"    {name}: {value}" for name, value in config.items())
     text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
-    (folder / "report.md").write_text(text + "\n")
+    (folder / "report.md").write_text(text + "\n", encoding="utf-8")
 
 
 def _reached(result: Result, what: str) -> float:

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets
 import pytest
 import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
@@ -39,6 +40,17 @@ def _seed():
 def _one_thread():
     # sizes are tiny; more threads only wait for each other
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def own_datasets_cache(tmp_path_factory):
+    """A cache of datasets of the test module's own, and no progress bars."""
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = before
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from hf_semfocus.training.log import read
 
 ROOT = Path(__file__).parents[1]
@@ -34,3 +36,11 @@ def timeless(path):
     """The records in an output folder, without what the clock says."""
     records = read(Path(path) / "metrics.jsonl")
     return [{k: v for k, v in record.items() if k not in CLOCKED} for record in records]
+
+
+def assert_close(records, expected, rel=1e-5):
+    """Records agree: floating-point numbers to ``rel``, everything else exactly."""
+    for record, wanted in zip(records, expected, strict=True):
+        assert record.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert record[name] == (pytest.approx(value, rel=rel) if isinstance(value, float) else value), name

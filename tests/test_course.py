@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe import assert_close
 from safetensors.torch import load_file
 from test_training import BATCH, ROWS, fresh_model, interrupted, options, rows, start, timeless
 from transformers import AutoModelForSequenceClassification, get_scheduler
@@ -22,12 +23,6 @@ from hf_semfocus.training.schedules import learning_rate
 from hf_semfocus.training.signals import EXIT_STATUS
 
 LENGTH = 5  # steps of an epoch
-
-
-def assert_close(records, expected):
-    for one, other in zip(timeless(records), timeless(expected), strict=True):
-        for name, value in other.items():
-            assert one[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
 
 
 # ---- the learning rate
@@ -132,7 +127,7 @@ def test_accumulated_steps_equal_whole_ones(tmp_path, parts):
     _, expected = start(tmp_path / "whole", model=fresh_model(dropout=0.0), **changes)
     changes["gradient_accumulation_steps"] = parts
     _, records = start(tmp_path / "parts", model=fresh_model(dropout=0.0), **changes)
-    assert_close(records, expected)
+    assert_close(timeless(records), timeless(expected))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "topk_sparse:k=3"])
@@ -140,7 +135,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, attention):
     changes = {"epochs": 2, "logging_steps": 1}
     _, expected = start(tmp_path / "plain", attention, **changes)  # with dropout, which has to be replayed
     _, records = start(tmp_path / "again", attention, gradient_checkpointing=True, **changes)
-    assert_close(records, expected)
+    assert_close(timeless(records), timeless(expected))
 
 
 def test_model_that_cannot_checkpoint_gradients_is_refused(tmp_path):
@@ -165,7 +160,7 @@ def test_compiled_model_learns_the_same(tmp_path):
         )
     assert traced == [model]
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    assert_close(records, expected)
+    assert_close(timeless(records), timeless(expected))
     assert AutoModelForSequenceClassification.from_pretrained(next(tmp_path.glob("compiled/runs/*/last")))
 
 

@@ -49,14 +49,7 @@ TWO = ["--attention", "sdpa", "topk_sparse:k=3"]
 LORA = ["--peft", "lora", "--lora_r", "2", "--learning_rate", "0.05"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-    datasets.config.HF_DATASETS_CACHE = before
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def a_tokenizer(family, words=WORDS):

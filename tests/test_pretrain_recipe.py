@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
-from recipe import ROOT, command, pretrain, timeless
+from recipe import ROOT, assert_close, command, pretrain, timeless
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForSequenceClassification
 
 from hf_semfocus import plots, report, tasks
@@ -118,10 +118,7 @@ def test_two_processes_equal_one(tmp_path):
     assert "Ran on 2 x cpu" in (tmp_path / "two" / "report.md").read_text()
     one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")
     assert len(one) == len(two) == 2 * (3 + 27 // 2)
-    for expected, record in zip(one, two, strict=True):
-        assert record.keys() == expected.keys()
-        for name, value in expected.items():
-            assert record[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value)
+    assert_close(two, one)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

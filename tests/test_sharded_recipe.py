@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from recipe import assert_close
 from test_pretrain_recipe import ROOT, TWO_PROCESSES, command, pretrain, timeless
 from transformers import AutoModelForSequenceClassification
 
@@ -61,9 +62,7 @@ def launch(folder, how, *more, dying=None):
 def check(folder, one, processes):
     """Records and models are those of one process."""
     assert f"Ran on {processes} x cpu" in (folder / "report.md").read_text()
-    for record, expected in zip(timeless(folder), timeless(one), strict=True):
-        for name, value in expected.items():
-            assert record[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+    assert_close(timeless(folder), timeless(one))
     for path in one.glob("runs/*/last"):
         models = [
             AutoModelForSequenceClassification.from_pretrained(place / path.relative_to(one))

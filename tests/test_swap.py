@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
-from test_finetune_recipe import _cache, finetune, make, sentences  # noqa: F401  (fixtures)
+from test_finetune_recipe import finetune, make, sentences  # noqa: F401  (fixtures)
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_semfocus.experiments import SwapOptions, swap
 from hf_semfocus.training.log import read
+
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 ROWS = [f"topk_sparse:k={k}" for k in (1, 3, 16)]
 SWAP = ["--swap", "topk_sparse", "--swap_k", "1", "3", "16"]

@@ -58,13 +58,14 @@ def compare(
             model = experiment.build(name)
     check_space(options.output_dir, _bytes_needed(model, options, len(attentions) * len(seeds)))
     del model
-    check_course(options, len(_rows(accelerator, experiment, seeds[0])[0]), attentions)
+    first_rows = _rows(accelerator, experiment, seeds[0])
+    check_course(options, len(first_rows[0]), attentions)
     output = OutputFolder(accelerator, options, *others, comparison)
     start_tracking(accelerator, options, output.config)
 
     results = []
     for seed in seeds:
-        train_rows, eval_rows = _rows(accelerator, experiment, seed)
+        train_rows, eval_rows = first_rows if seed == seeds[0] else _rows(accelerator, experiment, seed)
         for attention in attentions:
             run = output.run(attention, seed)
             set_seed(seed)

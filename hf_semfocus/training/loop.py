@@ -115,6 +115,7 @@ def train(
     make_ready(model, options)
     prepare_sharding(accelerator, model, options)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, options))
+    unwrapped = accelerator.unwrap_model(model)
     rank, world = accelerator.process_index, accelerator.num_processes
     # Dropout depends on the seed of the run alone, not on what was built before.
     set_seed(run.seed, device_specific=True)
@@ -166,8 +167,9 @@ def train(
             converged = target is not None and kind == "epoch" and last["train_accuracy"] >= target
         if progress.reached is None and converged:
             progress.reached = {name: last[name] for name in ("epoch", "step", "seconds")}
-        score = last["eval_accuracy"] if options.best_by == "accuracy" else -(last["eval_loss"] or math.inf)
-        if math.isfinite(score) and (progress.best is None or score > progress.best):
+        loss = last["eval_loss"]  # None if it was not finite
+        score = last["eval_accuracy"] if options.best_by == "accuracy" else None if loss is None else -loss
+        if score is not None and (progress.best is None or score > progress.best):
             progress.best = score
             save_model(accelerator, model, run.folder / "best", tokenizer)
         model.train()
@@ -200,7 +202,7 @@ def train(
                 lr = rate(progress.step, progress.epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                focus.apply(accelerator.unwrap_model(model), progress.step, steps)
+                focus.apply(unwrapped, progress.step, steps)
                 loss, correct = backward(accelerator, model, batch, objective)
                 norm = whole(accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm))
                 loss, correct, norm, stop = sums(accelerator, loss, correct, norm, asked_to_stop())

@@ -74,7 +74,9 @@ class OutputFolder:
             return
         if not (options.resume or options.overwrite_output_dir):
             raise ValueError(f"output_dir={str(self.path)!r} is not empty; add --resume or --overwrite_output_dir")
-        text = (self.path / "config.yaml").read_text(errors="replace") if "config.yaml" in held else ""
+        text = (
+            (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace") if "config.yaml" in held else ""
+        )
         if not text.startswith(MARK):  # and so nothing in it is ours to continue or to delete
             raise ValueError(f"output_dir={str(self.path)!r} is not empty and not the output of a training")
         if options.resume:
