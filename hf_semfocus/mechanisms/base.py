@@ -35,6 +35,8 @@ class Mechanism:
     """
 
     name: ClassVar[str] = "full"
+    by_score: ClassVar[int | None] = None
+    """1 or -1 if the priority is exactly that times the score, which kernels can select by; None otherwise."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

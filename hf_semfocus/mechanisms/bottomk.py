@@ -16,6 +16,8 @@ from .base import Mechanism, count, register
 class BottomK(Mechanism):
     """Every query keeps its ``k`` lowest-scoring keys, as many by default as top-k to compare like with like."""
 
+    by_score = -1
+
     k: int = count(64, "keys a query keeps")
 
     def priority(self, scores: Tensor, at: Positions) -> Tensor:

@@ -21,6 +21,8 @@ class TopK(Mechanism):
     with far fewer; the paper uses 5 and 9.
     """
 
+    by_score = 1
+
     k: int = count(64, "keys a query keeps")
 
     def priority(self, scores: Tensor, at: Positions) -> Tensor:
