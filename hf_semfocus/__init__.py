@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from . import hf, mechanisms, models
-from .functional import sparse_attention
+from .functional import explain, sparse_attention
 from .hf import UnsupportedModelError, configure, verify
 from .models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
@@ -24,6 +24,7 @@ __all__ = [
     "SemFocusEncoderModel",
     "UnsupportedModelError",
     "configure",
+    "explain",
     "mechanisms",
     "models",
     "sparse_attention",

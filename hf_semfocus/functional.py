@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import backends
 from .masks import allowed_and_bias
-from .mechanisms import build
+from .mechanisms import Mechanism, build
 from .problem import Problem
 
 
@@ -47,7 +47,7 @@ def sparse_attention(
         scale: factor of the scores, ``head_dim ** -0.5`` by default.
         dropout_p: probability in [0, 1) that a weight is dropped. Applied whenever it is not 0.
         enable_gqa: let a group of query heads share each key head.
-        backend: ``"auto"``, ``"eager"`` or ``"chunked"``.
+        backend: ``"auto"``, or one of ``hf_semfocus.backends.BACKENDS``; :func:`explain` says which can.
         return_weights: also return the weights before dropout.
         **params: the mechanism's parameters, e.g. ``k=8``; those in the ``mechanism`` string win.
 
@@ -56,8 +56,52 @@ def sparse_attention(
         the weights ``[batch, heads, queries, keys]``.
 
     Raises:
-        ValueError: an unknown mechanism, parameter or back end, or tensors that do not fit together.
+        ValueError: an unknown mechanism, parameter or back end, a back end that cannot compute this (says why), or
+            tensors that do not fit together.
     """
+    made, problem = _problem(query, key, value, mechanism, params, attn_mask, is_causal, scale, dropout_p, enable_gqa)
+    output, weights = backends.attend(made, problem, return_weights, backend)
+    return (output, weights) if return_weights else output
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mechanism: str,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    enable_gqa: bool = False,
+    return_weights: bool = False,
+    **params: Any,
+) -> backends.Explanation:
+    """Say how :func:`sparse_attention` would compute the same arguments, without computing anything.
+
+    Returns:
+        What ``backend="auto"`` takes and what every back end objects to; ``print`` shows it as a table.
+
+    Raises:
+        ValueError: as :func:`sparse_attention` does.
+    """
+    made, problem = _problem(query, key, value, mechanism, params, attn_mask, is_causal, scale, dropout_p, enable_gqa)
+    return backends.explain(made, problem, return_weights)
+
+
+def _problem(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mechanism: str,
+    params: dict[str, Any],
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    dropout_p: float,
+    enable_gqa: bool,
+) -> tuple[Mechanism, Problem]:
     made = build(mechanism, **params)
     _check(query, key, value, attn_mask, scale, dropout_p, enable_gqa)
     queries, keys, device = query.shape[2], key.shape[2], query.device
@@ -75,8 +119,7 @@ def sparse_attention(
         dropout_p=dropout_p,
         plain=attn_mask is None,
     )
-    output, weights = backends.attend(made, problem, return_weights, backend)
-    return (output, weights) if return_weights else output
+    return made, problem
 
 
 def _check(

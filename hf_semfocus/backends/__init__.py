@@ -1,23 +1,51 @@
-"""Back ends: how attention with a mechanism is computed, each ``attend(mechanism, problem, return_weights)``."""
+"""Back ends: how attention with a mechanism is computed.
+
+Each is a module with two functions: ``objections(mechanism, problem, return_weights)`` says why it cannot compute a
+problem, and ``attend(mechanism, problem, return_weights)`` computes it. ``"auto"`` takes the first without objections.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import chunked, eager
+from . import chunked, eager, gather, native
 
-BACKENDS: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
-    "eager": eager.attend,
-    "chunked": chunked.attend,
-}
+BACKENDS: dict[str, ModuleType] = {"native": native, "gather": gather, "chunked": chunked, "eager": eager}
+"""By name, in the order of preference; the last one can compute everything."""
 
-# Up to this many scores the dense product costs less than the bookkeeping of chunks and gathers.
-EAGER_SCORES = 1 << 21
+# Up to this many scores the dense product costs less than the bookkeeping of lists and chunks.
+EAGER_SCORES = 1 << 15
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which back end computes a problem, and what each of the others objects to.
+
+    Attributes:
+        problem: the mechanism and the problem in words.
+        chosen: the back end that ``backend="auto"`` takes.
+        reason: why it comes first among those that could.
+        objections: for every back end, why it cannot compute the problem; empty if it can.
+    """
+
+    problem: str
+    chosen: str
+    reason: str
+    objections: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.objections))
+        lines = [self.problem]
+        for name, found in self.objections.items():
+            said = f"chosen: {self.reason}" if name == self.chosen else "; ".join(found) or "possible"
+            lines.append(f"  {name:{width}}  {said}")
+        return "\n".join(lines)
 
 
 def check(backend: str) -> str:
@@ -31,6 +59,13 @@ def check(backend: str) -> str:
     return backend
 
 
+def explain(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> Explanation:
+    """What ``backend="auto"`` takes for ``problem``, and the objections of every back end."""
+    objections = {name: module.objections(mechanism, problem, return_weights) for name, module in BACKENDS.items()}
+    chosen, reason = _choose(mechanism, problem, return_weights)
+    return Explanation(_describe(mechanism, problem), chosen, reason, objections)
+
+
 def attend(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, backend: str = "auto"
 ) -> tuple[Tensor, Tensor | None]:
@@ -39,13 +74,36 @@ def attend(
     Returns:
         ``(output, weights)``: ``[batch, heads, queries, value_dim]`` in the type of ``value``, and the weights
         before dropout, ``[batch, heads, queries, keys]`` in the type of ``query``, or None if not asked for.
+
+    Raises:
+        ValueError: ``backend`` is unknown or cannot compute the problem; lists why, and which can.
     """
     if check(backend) == "auto":
-        batch, heads, queries, keys = problem.shape
-        small = batch * heads * queries * keys <= EAGER_SCORES
-        # chunks branch on data (ties), which a compiled graph cannot
-        backend = "eager" if small or torch.compiler.is_compiling() else "chunked"
+        backend, _ = _choose(mechanism, problem, return_weights)
+    elif found := BACKENDS[backend].objections(mechanism, problem, return_weights):
+        able = [name for name, other in BACKENDS.items() if not other.objections(mechanism, problem, return_weights)]
+        raise ValueError(
+            f"backend {backend!r} cannot compute {_describe(mechanism, problem)}: {'; '.join(found)}; expected one of "
+            f"auto, {', '.join(able)}"
+        )
     # autocast would turn the float32 scores back into half precision
     with torch.autocast(problem.query.device.type, enabled=False):
-        output, weights = BACKENDS[backend](mechanism, problem, return_weights)
+        output, weights = BACKENDS[backend].attend(mechanism, problem, return_weights)
     return output.to(problem.value.dtype), None if weights is None else weights.to(problem.query.dtype)
+
+
+def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:
+    batch, heads, queries, keys = problem.shape
+    if batch * heads * queries * keys <= EAGER_SCORES:
+        return "eager", f"cheapest up to {EAGER_SCORES} scores"
+    if torch.compiler.is_compiling():
+        return "eager", "a compiled graph is made of the formula"
+    able = (name for name, module in BACKENDS.items() if not module.objections(mechanism, problem, return_weights))
+    return next(able), "the first in this order that can"
+
+
+def _describe(mechanism: Mechanism, problem: Problem) -> str:
+    batch, heads, queries, keys = problem.shape
+    query, kind = problem.query, "causal" if problem.causal else "bidirectional"
+    sizes = f"batch {batch}, heads {heads}, queries {queries}, keys {keys}, head_dim {query.shape[-1]}"
+    return f"{mechanism.spec} ({kind}, {sizes}, {str(query.dtype).removeprefix('torch.')} on {query.device})"

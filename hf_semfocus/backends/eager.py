@@ -10,6 +10,11 @@ from ..mechanisms import Mechanism
 from ..problem import Problem
 
 
+def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
+    """The reference computes everything."""
+    return []
+
+
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
     """``dropout(normalize(scores over kept keys)) @ value``; see :func:`hf_semfocus.backends.attend`."""
     scores = problem.scores()

@@ -1,4 +1,4 @@
-"""Products over k gathered keys per query, forward and backward in O(n k) memory.
+"""Attention over lists of keys in plain PyTorch, on any device: saved state is O(n k).
 
 ``dot`` scores the gathered keys, ``mix`` sums the gathered values; each is the other's gradient, and the
 gradient with respect to the gathered side is ``scatter``, the transpose of ``mix``, summed key by key in a
@@ -13,6 +13,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ..mechanisms import Mechanism
+from ..problem import Problem
+from . import eager, lists
+
+
+def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
+    """Why gathered keys cannot compute ``problem``; empty if they can."""
+    found = lists.objections(mechanism, problem)
+    return [*found, "torch.compile cannot trace a choice by data"] if torch.compiler.is_compiling() else found
+
+
+def attend(
+    mechanism: Mechanism, problem: Problem, return_weights: bool = False, chunk_scores: int = lists.CHUNK_SCORES
+) -> tuple[Tensor, Tensor | None]:
+    """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
+    batch, heads, queries, keys = problem.shape
+    index = lists.make(mechanism, problem, chunk_scores).long().expand(batch, heads, -1, -1)
+    kept, index, slots = index >= 0, index.clamp(min=0), index.shape[-1]
+    # one table of rows for all heads: row (b, h, j) of the keys is number (b * heads + h) * keys + j
+    offset = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * keys
+    rows = (index + offset).view(-1, slots)
+
+    query = problem.query.to(problem.compute_dtype) * problem.scale
+    scores = dot(query.flatten(0, 2), problem.repeat_heads(problem.key).flatten(0, 2), rows)
+    bias = None if problem.bias is None else lists.take(problem.bias, index)
+    scores = problem.adjust(scores.view(batch, heads, queries, slots), bias)
+    weights = eager.weigh(mechanism, scores, kept, problem.sinks)
+    dropped = F.dropout(weights, problem.dropout_p).view(-1, slots)
+    output = mix(dropped, problem.repeat_heads(problem.value).flatten(0, 2), rows)
+    full = weights.new_zeros(problem.shape).scatter_add(-1, index, weights) if return_weights else None
+    return output.view(batch, heads, queries, -1), full
 
 
 def _dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

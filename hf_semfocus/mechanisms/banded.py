@@ -6,6 +6,7 @@ the borders, not cut, so that every row keeps exactly ``window`` keys.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .base import choice, count, register
@@ -27,10 +28,14 @@ class Banded(GlobalTokens):
         return self.num_global_tokens > 0 or (self.edge == "shifted" and not causal)
 
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
-        if causal:
-            first = query - (self.window - 1)
-        else:
-            first = query - (self.window - 1) // 2
-            if self.edge == "shifted":
-                first = first.minimum(length - self.window).clamp(min=0)
+        first = self._first(query, length, causal)
         return (key >= first) & (key < first + self.window)
+
+    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+        return self._first(query, length, causal) + torch.arange(self.window, device=query.device)
+
+    def _first(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+        if causal:
+            return query - (self.window - 1)
+        first = query - (self.window - 1) // 2
+        return first.minimum(length - self.window).clamp(min=0) if self.edge == "shifted" else first

@@ -67,6 +67,15 @@ class Mechanism:
         """Static pattern: bool, broadcastable to ``[batch, heads, queries, keys]``; None keeps all."""
         return None
 
+    def reach(self, at: Positions) -> Tensor | None:
+        """Positions that ``pattern`` looks at, ``[..., queries, few]``; the others it keeps for no query.
+
+        In any order, repeated and out of range as may be: only those that ``pattern`` keeps count. None if a
+        query may keep any number of keys. It makes static patterns cost O(n few) rather than O(n²); ``at.key`` is
+        not to be used.
+        """
+        return None
+
     def priority(self, scores: Tensor, at: Positions) -> Tensor | None:
         """Priority of every key, broadcastable to ``scores``; None for no selection."""
         return None

@@ -5,6 +5,7 @@ Source: "Transformers Learn Faster with Semantic Focus" (arXiv 2506.14095), bloc
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .base import count, register
@@ -23,3 +24,6 @@ class BlockLocal(GlobalTokens):
 
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         return query // self.block_size == key // self.block_size
+
+    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+        return query // self.block_size * self.block_size + torch.arange(self.block_size, device=query.device)

@@ -6,6 +6,7 @@ block-local masks (there appended at the end of the sequence).
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..positions import Positions
@@ -25,6 +26,20 @@ class GlobalTokens(Mechanism):
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         """The pattern over the other tokens, from positions among them and their number."""
         raise NotImplementedError
+
+    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+        """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``."""
+        raise NotImplementedError
+
+    def reach(self, at: Positions) -> Tensor | None:
+        g = self.num_global_tokens
+        if g == 0:
+            return self.near(at.query, at.length, at.causal)
+        if not at.causal:
+            return None  # global tokens see all keys
+        local = g + self.near(at.query - g, at.length - g, at.causal)
+        everywhere = torch.arange(g, device=local.device).expand(*local.shape[:-1], g)
+        return torch.cat([everywhere, local], -1)
 
     def pattern(self, at: Positions) -> Tensor:
         g = self.num_global_tokens

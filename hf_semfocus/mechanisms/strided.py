@@ -5,6 +5,7 @@ Source: "Generating Long Sequences with Sparse Transformers" (arXiv 1904.10509),
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .banded import Banded
@@ -24,3 +25,8 @@ class Strided(Banded):
 
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         return super().local(query, key, length, causal) | ((query - key) % self.stride == 0)
+
+    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+        steps = int(length.max()) // self.stride
+        far = query + self.stride * torch.arange(-steps, 1 if causal else steps + 1, device=query.device)
+        return torch.cat([super().near(query, length, causal), far], -1)

@@ -1,0 +1,130 @@
+"""Lists of keys: the columns every query keeps, from which sparse back ends work in O(n k).
+
+A list is an integer tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer than
+``slots`` keys; batch and heads are 1 where all share it. Static patterns make their lists from the positions within
+their reach, without looking at the others.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..mechanisms import Mechanism
+from ..positions import Positions
+from ..problem import Problem
+from ..selection import highest_index
+
+# Scores of one chunk: 16 MiB in float32, large enough for the matrix product, small enough to be reused.
+CHUNK_SCORES = 1 << 22
+
+
+def objections(mechanism: Mechanism, problem: Problem) -> list[str]:
+    """Why ``mechanism`` has no lists for ``problem``; empty if it has."""
+    if type(mechanism).normalize is not Mechanism.normalize:
+        return [f"{mechanism.name} makes weights of scores in its own way, not by softmax"]
+    if not problem.shape[2]:
+        return ["there are no queries"]
+    if not mechanism.selects and mechanism.reach(_first(problem)) is None:
+        return [f"{mechanism.spec} does not say which few keys a query can keep"]
+    return []
+
+
+def make(mechanism: Mechanism, problem: Problem, chunk_scores: int = CHUNK_SCORES) -> Tensor:
+    """The lists of ``mechanism``, int32; ``chunk_scores`` bounds the scores held at a time."""
+    with torch.no_grad():
+        if not mechanism.selects:
+            return _remembered(mechanism, problem)
+        picked = [_pick(mechanism, chunk) for chunk in chunks(problem, chunk_scores)]
+        return torch.cat(picked, 2)
+
+
+def chunks(problem: Problem, chunk_scores: int) -> Iterator[Problem]:
+    """``problem`` in runs of queries that have at most ``chunk_scores`` scores, or one query."""
+    batch, heads, queries, keys = problem.shape
+    step = max(1, chunk_scores // max(1, batch * heads * keys))
+    for start in range(0, queries, step):
+        yield problem.rows(start, min(start + step, queries))
+
+
+def take(bias: Tensor, index: Tensor) -> Tensor:
+    """``bias`` at the lists ``[batch, heads, queries, slots]``, 0 where absent; never expands the bias."""
+    bias = bias.view((1,) * (4 - bias.dim()) + bias.shape)
+    where = [
+        torch.arange(size, device=bias.device).view([-1 if d == axis else 1 for d in range(4)])
+        * (bias.shape[axis] > 1)
+        for axis, size in enumerate(index.shape[:3])
+    ]
+    column = index.clamp(min=0).long() if bias.shape[-1] > 1 else torch.zeros_like(index, dtype=torch.long)
+    return bias[(*where, column)].masked_fill(index < 0, 0.0)
+
+
+def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
+    """The ``k`` keys of highest priority of a chunk's queries."""
+    scores, allowed = chunk.scores(), chunk.allowed
+    at = chunk.positions() if mechanism.positional else None
+    if (pattern := mechanism.pattern(at)) is not None:
+        allowed = allowed & pattern
+    index, kept = highest_index(mechanism.priority(scores, at), allowed, mechanism.k)
+    return index.masked_fill(~kept, -1).int()
+
+
+def _first(problem: Problem) -> Positions:
+    """Positions of a problem of one query and one key, to ask a mechanism what it can do."""
+    one = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=problem.query.device)
+    return Positions(one, one, one + 1, one, problem.layer, problem.causal)
+
+
+# Lists of static patterns, the latest last, each with the mask it was made for: all layers of a model share theirs.
+_made: OrderedDict[tuple, tuple[weakref.ref | None, Tensor]] = OrderedDict()
+REMEMBERED = 8
+
+
+def _remembered(mechanism: Mechanism, problem: Problem) -> Tensor:
+    """:func:`_static`, made once for all layers that pass the same mask."""
+    mask = None if problem.plain else problem.mask
+    mask = mask if mask is None or mask._base is None else mask._base
+    if mask is not None and mask.is_inference():  # these do not tell whether they were written to
+        return _static(mechanism, problem)
+    seen = problem.mask
+    view = None if mask is None else (id(mask), mask._version, seen.storage_offset(), seen.shape, seen.stride())
+    own = None if problem.own is None else hash(problem.own.cpu().numpy().tobytes())
+    device = problem.query.device
+    key = (mechanism, problem.shape[2:], problem.causal, problem.triangle, problem.layer, own, view, str(device))
+    found = _made.get(key)
+    if found is None or (found[0] is not None and found[0]() is not mask):
+        found = None if mask is None else weakref.ref(mask), _static(mechanism, problem)
+    for old, (ref, _) in list(_made.items()):
+        if len(_made) >= REMEMBERED or (ref is not None and ref() is None):
+            del _made[old]
+    _made[key] = found
+    _made.move_to_end(key)
+    return found[1]
+
+
+def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
+    """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
+    at = problem.positions()
+    near = mechanism.reach(at).sort(-1).values
+    keep = (near >= 0) & (near < at.length) & mechanism.pattern(at._replace(key=near))
+    keep[..., 1:] &= near[..., 1:] != near[..., :-1]
+    columns = near if problem.plain else _columns(at.key, near)
+    absent = problem.shape[3]
+    slots = max(1, int(keep.sum(-1).max()))
+    columns = columns.masked_fill(~keep, absent).sort(-1).values[..., :slots]
+    columns = columns.masked_fill(columns == absent, -1).int()
+    return columns.expand(*columns.shape[:2], problem.shape[2], slots).contiguous()
+
+
+def _columns(ranks: Tensor, near: Tensor) -> Tensor:
+    """The column of each position in ``near``: the first whose rank, among the keys its query may see, reaches it."""
+    shape = (*torch.broadcast_shapes(ranks.shape[:2], near.shape[:2]), max(ranks.shape[2], near.shape[2]))
+    near = near.expand(*shape, -1)
+    if ranks.shape[2] > 1:
+        return torch.searchsorted(ranks.expand(*shape, -1).contiguous(), near.to(ranks.dtype).contiguous())
+    rows = near.flatten(2).to(ranks.dtype)
+    return torch.searchsorted(ranks.squeeze(2).expand(*shape[:2], -1).contiguous(), rows).view(near.shape)

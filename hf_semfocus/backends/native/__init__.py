@@ -1,0 +1,97 @@
+"""Attention over lists of keys on a CPU, in C++ kernels compiled at first use: saved state is O(n k).
+
+Scores are never held but in strips: a mechanism that selects by score has its lists made by a kernel that keeps, for
+every query, the scores that can still be among the k best. Forward and backward touch the listed keys alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ...mechanisms import Mechanism
+from ...problem import Problem
+from .. import lists
+from . import build, kernels
+
+
+def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
+    """Why these kernels cannot compute ``problem``; empty if they can."""
+    found = lists.objections(mechanism, problem)
+    query = problem.query
+    if query.device.type != "cpu":
+        found.append(f"tensors are on {query.device.type}; expected cpu")
+    if problem.compute_dtype != torch.float32:
+        found.append(f"tensors are {query.dtype}; expected float32, float16 or bfloat16")
+    if problem.softcap is not None:
+        found.append(f"softcap={problem.softcap}; expected none")
+    if return_weights:
+        found.append("weights of all keys are asked for, which the lists do not hold")
+    if torch.compiler.is_compiling():
+        found.append("torch.compile cannot trace compiled kernels")
+    elif not isinstance(query, Tensor) or type(query) not in (Tensor, torch.nn.Parameter):
+        found.append(f"query is a {type(query).__name__}; expected a plain tensor")
+    if not found and isinstance(missing := build.load(), str):
+        found.append(missing)
+    return found
+
+
+def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:
+    """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False."""
+    query, key, value = (kernels.dense_rows(t.float()) for t in (problem.query, problem.key, problem.value))
+    index = _lists(mechanism, problem, query, key)
+    bias = None if problem.bias is None else lists.take(problem.bias.float(), index).contiguous()
+    sinks = None if problem.sinks is None else problem.sinks.float().contiguous()
+    slots = (*query.shape[:3], index.shape[-1])
+    dropout = F.dropout(query.new_ones(slots), problem.dropout_p) if problem.dropout_p else None
+    return _Attend.apply(query, key, value, bias, sinks, index, dropout, problem.scale), None
+
+
+def _lists(mechanism: Mechanism, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
+    if mechanism.by_score is None or mechanism.positional:
+        return lists.make(mechanism, problem)
+    causal = problem.causal and problem.own is not None
+    return kernels.select(
+        query.detach(),
+        key.detach(),
+        min(mechanism.k, key.shape[2]),
+        problem.scale,
+        mechanism.by_score,
+        None if problem.plain else problem.mask,
+        None if problem.bias is None else problem.bias.detach().float(),
+        problem.own if causal else None,
+    )
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        sinks: Tensor | None,
+        index: Tensor,
+        dropout: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        output, weights = kernels.forward(query, key, value, index, scale, bias, sinks, dropout)
+        ctx.save_for_backward(query, key, value, index, weights, dropout)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, index, weights, dropout = ctx.saved_tensors
+        *grads, grad_scores, delta = kernels.backward(
+            query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout
+        )
+        # a sink keeps no value, so only its share of the softmax gets a gradient
+        grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if ctx.needs_input_grad[4] else None
+        return *grads, grad_scores if ctx.needs_input_grad[3] else None, grad_sinks, None, None, None

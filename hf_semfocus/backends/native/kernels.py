@@ -1,0 +1,228 @@
+"""The compiled kernels on tensors: ``select``, ``forward`` and ``backward`` over lists of keys.
+
+A list is an int32 tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer keys. Its
+batch and head dimensions may be 1 where they are shared. All tensors are float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from . import build
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (("data", c_void_p), ("batch", c_int64), ("head", c_int64), ("row", c_int64))
+
+
+class _Plane(ctypes.Structure):
+    _fields_ = (*_Rows._fields_, ("column", c_int64))
+
+
+class _Index(ctypes.Structure):
+    _fields_ = (("data", c_void_p), ("batch", c_int64), ("head", c_int64))
+
+
+SIZES = ("batch", "heads", "kv_heads", "queries", "keys", "head_dim", "value_dim", "slots", "threads")
+
+
+class _Problem(ctypes.Structure):
+    """Mirror of ``struct Problem`` in ``kernels.cpp``."""
+
+    _fields_ = (
+        *((name, c_int64) for name in SIZES),
+        *((name, _Rows) for name in ("query", "key", "value")),
+        *((name, _Plane) for name in ("mask", "bias")),
+        *((name, c_void_p) for name in ("list_bias", "limit", "sinks", "dropout")),
+        ("scale", c_float),
+        ("sign", c_int32),
+        ("index", _Index),
+        ("weights", c_void_p),
+        *((name, _Rows) for name in ("output", "grad_output", "grad_query", "grad_key", "grad_value")),
+        *((name, c_void_p) for name in ("grad_scores", "delta")),
+    )
+
+
+def _rows(tensor: Tensor) -> _Rows:
+    return _Rows(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> _Plane:
+    """A tensor broadcast to ``shape``, which expanding makes a matter of zero strides."""
+    if tensor is None:
+        return _Plane()
+    tensor = tensor.expand(shape)
+    return _Plane(tensor.data_ptr(), *tensor.stride())
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _index(index: Tensor, shape: tuple[int, ...]) -> _Index:
+    index = index.expand(*shape[:2], *index.shape[2:])
+    return _Index(index.data_ptr(), *index.stride()[:2])
+
+
+def _problem(query: Tensor, key: Tensor, slots: int, scale: float, **rest: object) -> _Problem:
+    batch, heads, queries, dim = query.shape
+    return _Problem(
+        batch=batch,
+        heads=heads,
+        kv_heads=key.shape[1],
+        queries=queries,
+        keys=key.shape[2],
+        head_dim=dim,
+        slots=slots,
+        threads=torch.get_num_threads(),
+        query=_rows(query),
+        key=_rows(key),
+        scale=scale,
+        **rest,
+    )
+
+
+def _call(name: str, problem: _Problem) -> None:
+    function = getattr(build.load(), name)
+    function.argtypes, function.restype = (POINTER(_Problem),), None
+    function(problem)
+
+
+def dense_rows(tensor: Tensor) -> Tensor:
+    """``tensor`` with its last dimension contiguous."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def select(
+    query: Tensor,
+    key: Tensor,
+    k: int,
+    scale: float,
+    sign: int,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    limit: Tensor | None,
+) -> Tensor:
+    """The ``k`` keys of highest (``sign`` 1) or lowest (-1) score of every query; of equal scores the later key.
+
+    Args:
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, kv_heads, keys, head_dim]``.
+        k: slots of the lists, at least 1.
+        scale: factor of the scores.
+        sign: which end to keep.
+        mask: bool, broadcastable to the scores, True where a query may see a key; None for everywhere.
+        bias: broadcastable to the scores; None for none.
+        limit: int64 ``[queries]``, the last column each query may see; None for no limit.
+    """
+    shape = (*query.shape[:3], key.shape[2])
+    index = torch.empty(*query.shape[:3], k, dtype=torch.int32)
+    _call(
+        "select_keys",
+        _problem(
+            query,
+            key,
+            k,
+            scale,
+            sign=sign,
+            mask=_plane(mask, shape),
+            bias=_plane(bias, shape),
+            limit=_pointer(limit),
+            index=_index(index, shape),
+        ),
+    )
+    return index
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    dropout: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of every query over its list.
+
+    Args:
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, kv_heads, keys, head_dim]``.
+        value: ``[batch, kv_heads, keys, value_dim]``.
+        index: the lists.
+        scale: factor of the scores.
+        bias: ``[batch, heads, queries, slots]``, added to the scores of the lists; None for none.
+        sinks: ``[heads]``, one extra logit per head that keeps no value; None for none.
+        dropout: ``[batch, heads, queries, slots]``, factors of the weights; None for none.
+
+    Returns:
+        ``(output, weights)``: ``[batch, heads, queries, value_dim]``, laid out as ``[batch, queries, heads, ...]``,
+        and ``[batch, heads, queries, slots]`` before dropout.
+    """
+    shape = (*query.shape[:3], key.shape[2])
+    batch, heads, queries, slots = *query.shape[:3], index.shape[-1]
+    output = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+    weights = query.new_empty(batch, heads, queries, slots)
+    _call(
+        "forward",
+        _problem(
+            query,
+            key,
+            slots,
+            scale,
+            value_dim=value.shape[-1],
+            value=_rows(value),
+            list_bias=_pointer(bias),
+            sinks=_pointer(sinks),
+            dropout=_pointer(dropout),
+            index=_index(index, shape),
+            weights=_pointer(weights),
+            output=_rows(output),
+        ),
+    )
+    return output, weights
+
+
+def backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: Tensor,
+    weights: Tensor,
+    grad_output: Tensor,
+    scale: float,
+    dropout: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`forward`.
+
+    Returns:
+        ``(grad_query, grad_key, grad_value, grad_scores, delta)``; ``grad_scores`` is with respect to the scores of
+        the lists, ``[batch, heads, queries, slots]``, and ``delta`` ``[batch, heads, queries]`` is the sum of the
+        weights times their gradients.
+    """
+    grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+    grad_scores, delta = torch.empty_like(weights), weights.new_empty(weights.shape[:3])
+    _call(
+        "backward",
+        _problem(
+            query,
+            key,
+            index.shape[-1],
+            scale,
+            value_dim=value.shape[-1],
+            value=_rows(value),
+            dropout=_pointer(dropout),
+            index=_index(index, (*query.shape[:3], key.shape[2])),
+            weights=_pointer(weights),
+            grad_output=_rows(grad_output),
+            grad_scores=_pointer(grad_scores),
+            delta=_pointer(delta),
+            **{f"grad_{name}": _rows(grad) for name, grad in zip(("query", "key", "value"), grads, strict=True)},
+        ),
+    )
+    return *grads, grad_scores, delta
