@@ -23,7 +23,7 @@ def test_mask_kinds_agree():
 @pytest.mark.parametrize(
     "shape", [(6,), (1, 6), (6, 6), (2, 6, 6), (1, 2, 6, 6), (2, 1, 6, 6), (2, 1, 1, 6), (2, 2, 6, 1)]
 )
-@pytest.mark.parametrize("backend", ["eager", "chunked"])
+@pytest.mark.parametrize("backend", ["eager", "chunked", "gather"])
 def test_masks_and_biases_broadcast(shape, backend):
     q, k, v = tensors(dtype=torch.float64)
     full = (2, 2, 6, 6)
@@ -113,7 +113,7 @@ def test_bad_parameters_name_value_and_choices(mechanism, params, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "cuda"}, "unknown backend 'cuda'; expected one of auto, eager, chunked"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'; expected one of auto, native, "),
         ({"dropout_p": 1.0}, "dropout_p=1.0"),
         ({"dropout_p": float("nan")}, "dropout_p=nan"),
         ({"scale": float("inf")}, "scale=inf"),
@@ -160,7 +160,7 @@ def test_a_new_mechanism_is_one_class():
         mechanisms.register("flash_topk")
 
 
-@pytest.mark.parametrize("backend", ["eager", "chunked"])
+@pytest.mark.parametrize("backend", ["eager", "auto"])
 @pytest.mark.parametrize("name", ["topk_sparse", "banded_sparse"])
 def test_no_queries_give_no_rows(name, backend):
     query, key, value = torch.randn(2, 3, 0, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 6)

@@ -16,7 +16,7 @@ LAYERS = {
     "masks": set(),
     "mechanisms": {"positions", "selection"},
     "problem": {"positions"},
-    "backends": {"mechanisms", "problem", "selection"},
+    "backends": {"mechanisms", "positions", "problem", "selection"},
     "functional": {"backends", "masks", "mechanisms", "problem"},
     "hf": {"backends", "masks", "mechanisms", "problem"},
     "models": {"mechanisms", "hf"},
@@ -73,8 +73,10 @@ def test_import_is_light_and_silent():
     code = (
         "import sys\n"
         "sys.addaudithook(lambda event, args: exit('network') if event.startswith('socket.') else None)\n"
+        "import transformers.modeling_utils\n"
+        "before = set(sys.modules)\n"
         "import hf_semfocus\n"
-        "heavy = {'datasets', 'evaluate', 'peft', 'matplotlib', 'triton'} & set(sys.modules)\n"
+        "heavy = {'datasets', 'evaluate', 'peft', 'matplotlib', 'triton'} & (set(sys.modules) - before)\n"
         "print(sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -30,7 +30,7 @@ def objections(mechanism: Mechanism, problem: Problem) -> list[str]:
     if not problem.shape[2]:
         return ["there are no queries"]
     if not mechanism.selects and mechanism.reach(_first(problem)) is None:
-        return [f"{mechanism.spec} does not say which few keys a query can keep"]
+        return [f"{mechanism.spec} lets a query keep any number of keys"]
     return []
 
 

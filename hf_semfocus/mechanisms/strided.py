@@ -27,6 +27,6 @@ class Strided(Banded):
         return super().local(query, key, length, causal) | ((query - key) % self.stride == 0)
 
     def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        steps = int(length.max()) // self.stride
+        steps = max(0, int(length.max())) // self.stride
         far = query + self.stride * torch.arange(-steps, 1 if causal else steps + 1, device=query.device)
         return torch.cat([super().near(query, length, causal), far], -1)
