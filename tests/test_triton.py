@@ -1,0 +1,550 @@
+"""The Triton back end: natively where there is a GPU, else in Triton's interpreter, and compiled ahead of time.
+
+Triton decides when it is first imported whether kernels are interpreted. So, whatever other test modules import
+before, the interpreter gets a process of its own (``test_everything_in_the_interpreter``), and this one never sees
+the environment variable that would make the back end accept tensors on the CPU.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_semfocus import mechanisms
+from hf_semfocus.backends import eager
+from hf_semfocus.backends import triton as backend
+from hf_semfocus.problem import Problem
+from hf_semfocus.selection import highest
+
+HERE = Path(__file__).parent
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INSTALLED = importlib.util.find_spec("triton") is not None
+RUNS = INSTALLED and (INTERPRETED or torch.cuda.is_available())
+DEVICE = "cpu" if INTERPRETED else "cuda"
+HALVES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
+
+ONCE = "done by the process that is not interpreted"
+
+needs_triton = pytest.mark.skipif(not INSTALLED, reason="triton is not installed (it has no wheels for this system)")
+
+
+def runs_kernels(test):
+    """Collect a test only in a process in which kernels can run."""
+    return test if RUNS else None
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    """Tiles so small that few keys fill many, and so few programs that the interpreter is quick."""
+    if INTERPRETED:
+        from hf_semfocus.backends.triton import common, selection
+
+        monkeypatch.setattr(selection, "tile_for", lambda *sizes: selection.Tile(32, 16, 16, 4, 2))
+        monkeypatch.setattr(common, "TILE_ELEMENTS", 1 << 16)
+        monkeypatch.setattr(common, "ROW_ELEMENTS", 1 << 14)
+
+
+def problem(
+    batch=2,
+    heads=2,
+    kv_heads=1,
+    queries=37,
+    keys=None,
+    dim=24,
+    value_dim=None,
+    dtype=torch.float32,
+    causal=False,
+    mask=None,
+    **options,
+):
+    """A random problem as :func:`hf_semfocus.sparse_attention` makes it."""
+    keys = keys or queries
+
+    def tensor(heads, length, dim):
+        return torch.randn(batch, heads, length, dim, dtype=dtype, device=DEVICE, requires_grad=True)
+
+    return Problem(
+        query=tensor(heads, queries, dim),
+        key=tensor(kv_heads, keys, dim),
+        value=tensor(kv_heads, keys, value_dim or dim),
+        mask=torch.ones(1, 1, 1, keys, dtype=torch.bool, device=DEVICE) if mask is None else mask.to(DEVICE),
+        own=torch.arange(queries, device=DEVICE) + keys - queries,
+        causal=causal,
+        triangle=causal,
+        plain=mask is None,
+        **{"scale": dim**-0.5, **options},
+    )
+
+
+def changed(like, **changes):
+    return Problem(**{**{name: getattr(like, name) for name in Problem.__dataclass_fields__}, **changes})
+
+
+def leaves(at):
+    return [t for t in (at.query, at.key, at.value, at.sinks) if t is not None]
+
+
+def results(attend, mechanism, at, grad, dtype=None):
+    """Output and gradients of one back end, at the precision ``dtype``."""
+    if dtype is not None:
+        names = [name for name in ("query", "key", "value", "sinks") if getattr(at, name) is not None]
+        at = changed(at, **{name: getattr(at, name).detach().to(dtype).requires_grad_() for name in names})
+    output, _ = attend(mechanism, at)
+    output = output.to(at.value.dtype)
+    return [output, *torch.autograd.grad(output, leaves(at), grad.to(output.dtype))]
+
+
+def check(mechanism, at):
+    """Output and gradients are at most four times as far from float64's as those of the eager back end."""
+    grad = torch.randn(*at.query.shape[:3], at.value.shape[-1], device=DEVICE).to(at.value.dtype)
+    true = results(eager.attend, mechanism, at, grad, torch.float64)
+    rivals = results(eager.attend, mechanism, at, grad)
+    for ours, rival, exact in zip(results(backend.attend, mechanism, at, grad), rivals, true, strict=True):
+        assert ours.dtype == rival.dtype
+        floor = 8 * torch.finfo(torch.float32).eps * exact.abs().max()
+        bound = 4 * (rival - exact).abs().max() + floor
+        assert (ours - exact).abs().max() <= bound
+    return true
+
+
+def selected(at, k, sign=1):
+    """The keys the kernels select, as bool ``[batch, heads, queries, keys]``."""
+    from hf_semfocus.backends.triton import selection
+
+    with torch.no_grad():
+        index = selection.highest_index(at, min(k, at.key.shape[2]), sign).long()
+    present = index >= 0
+    # one column more takes what is absent
+    kept = torch.zeros(*index.shape[:3], at.key.shape[2] + 1, dtype=torch.int64, device=DEVICE)
+    kept.scatter_add_(-1, index.masked_fill(~present, at.key.shape[2]), present.long())
+    assert kept.max() <= 1
+    return kept[..., :-1].bool()
+
+
+def expected(at, k, sign=1):
+    with torch.no_grad():
+        return highest(sign * at.scores().double(), at.allowed, k).expand(at.shape)
+
+
+def padding(side, queries, keys):
+    real = torch.ones(2, 1, 1, keys, dtype=torch.bool)
+    real[0, ..., :5], real[1, ..., :9] = False, False
+    return real if side == "left" else real.flip(-1)
+
+
+def some(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.6
+
+
+CASES = {
+    "bidirectional": {},
+    "grouped_heads": {"heads": 6, "kv_heads": 2, "queries": 19},
+    "causal": {"causal": True},
+    "one_head": {"batch": 1, "heads": 1, "kv_heads": 1, "queries": 5, "dim": 32},
+    "decoding": {"causal": True, "queries": 3, "keys": 41},
+    "more_queries_than_keys": {"causal": True, "queries": 20, "keys": 11},
+    "value_dim": {"dim": 40, "value_dim": 17, "queries": 21},
+    "padding_left": {"mask": padding("left", 37, 37), "causal": True},
+    "padding_right": {"mask": padding("right", 37, 37)},
+    "mask_per_pair": {"mask": some(2, 1, 29, 29), "queries": 29},
+    "mask_per_head": {"mask": some(2, 1, 29), "queries": 29},
+}
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_output_and_gradients_cost_no_more_than_rounding(name, dtype, poisoned_memory):
+    check(mechanisms.build("topk_sparse:k=7"), problem(dtype=dtype, **CASES[name]))
+
+
+@runs_kernels
+@pytest.mark.parametrize("k", [1, 5, 20, 1000])
+@pytest.mark.parametrize("name", ["topk_sparse", "bottomk_sparse"])
+def test_both_ends_and_any_number_of_keys(name, k, poisoned_memory):
+    for scale in (0.3, -0.3):
+        check(mechanisms.build(name, k=k), problem(batch=1, causal=True, queries=23, scale=scale))
+
+
+@runs_kernels
+@settings(max_examples=25, deadline=None)
+@given(
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 70),
+    heads=st.sampled_from([(1, 1), (2, 1), (4, 2)]),
+    k=st.integers(1, 24),
+    sign=st.sampled_from([1, -1]),
+    causal=st.booleans(),
+    masked=st.sampled_from(["none", "keys", "pairs"]),
+    spread=st.integers(0, 2),
+    seed=st.integers(0, 10_000),
+)
+def test_selects_exactly_what_the_definition_does(queries, keys, heads, k, sign, causal, masked, spread, seed):
+    """Small integers make many exact ties, all of which the later keys win; without spread all scores are equal."""
+    torch.manual_seed(seed)
+    shape = {"none": None, "keys": (1, 1, 1, keys), "pairs": (1, heads[0], queries, keys)}[masked]
+    mask = None if shape is None else torch.rand(shape) < 0.7
+    at = problem(1, *heads, queries, keys, dim=3, causal=causal, mask=mask, scale=0.5)
+    whole = [torch.randint(-spread, spread + 1, t.shape, device=DEVICE).to(t.dtype) for t in (at.query, at.key)]
+    at = changed(at, query=whole[0], key=whole[1])
+    assert torch.equal(selected(at, k, sign), expected(at, k, sign))
+
+
+@runs_kernels
+def test_candidates_beyond_the_buffer():
+    """All the highest scores in one group of columns, so that the groups' maxima bound them badly."""
+    at = problem(batch=1, heads=1, queries=20, keys=600, dim=16, causal=True)
+    with torch.no_grad():
+        at.key[:, :, ::128] += at.query.mean(2, keepdim=True) * 100
+        at.key[:, :, ::16] += at.query.mean(2, keepdim=True) * 50
+        at.query.copy_(at.query.round())
+        at.key.copy_(at.key.round())
+    assert torch.equal(selected(at, 12), expected(at, 12))
+
+
+@runs_kernels
+def test_candidates_among_many_keys():
+    """More than 32 tiles of keys, whose marks need more than one word."""
+    at = problem(batch=1, queries=20, keys=1100, dim=16, causal=True)
+    with torch.no_grad():
+        at.query.copy_((at.query * 20).round())
+        at.key.copy_((at.key * 20).round())
+    assert torch.equal(selected(at, 5), expected(at, 5))
+
+
+@runs_kernels
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
+    from hf_semfocus.backends.triton import common
+
+    sinks = torch.zeros(2, device=DEVICE, requires_grad=True)
+    at = problem(batch=1, queries=9, keys=40, dropout_p=dropout_p, sinks=sinks)
+    mechanism, grad = mechanisms.build("topk_sparse:k=13"), torch.randn(1, 2, 9, 24, device=DEVICE)
+    found = []
+    for elements in (1 << 16, 4 * 32):
+        monkeypatch.setattr(common, "TILE_ELEMENTS", elements)
+        for deterministic in (True, False):
+            torch.manual_seed(5)
+            out, _ = backend.attend(mechanism, at, deterministic=deterministic)
+            found.append([out, *torch.autograd.grad(out, leaves(at), grad)])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+@runs_kernels
+def test_heads_are_worked_on_a_few_at_a_time(monkeypatch):
+    from hf_semfocus.backends.triton import selection
+
+    at = problem(causal=True)
+    whole = selected(at, 6)
+    # three of the four heads, then the last
+    monkeypatch.setattr(selection, "BUFFER_WORDS", 3 * 37 * 48)
+    assert torch.equal(selected(at, 6), whole)
+    assert torch.equal(whole, expected(at, 6))
+
+
+@runs_kernels
+def test_a_row_without_keys_gives_zeros_and_finite_gradients(poisoned_memory):
+    mask = torch.ones(2, 1, 19, 19, dtype=torch.bool)
+    mask[0, :, :3] = False
+    mask[1] = False
+    at = problem(queries=19, mask=mask)
+    out, _ = backend.attend(mechanisms.build("topk_sparse:k=4"), at)
+    assert (out[1] == 0).all()
+    assert (out[0, :, :3] == 0).all()
+    out.square().sum().backward()
+    for t in leaves(at):
+        assert t.grad.isfinite().all()
+        assert (t.grad[1] == 0).all()
+
+
+@runs_kernels
+def test_no_queries_no_work():
+    at = problem(queries=0, keys=9)
+    out, _ = backend.attend(mechanisms.build("topk_sparse"), at)
+    assert out.shape == (2, 2, 0, 24)
+    out.sum().backward()
+    assert (at.key.grad == 0).all()
+
+
+@runs_kernels
+@pytest.mark.parametrize("bad", [1, 20], ids=["one_key", "most_keys"])
+def test_nan_shows_in_every_row_that_sees_it(bad):
+    at = problem(batch=1, heads=2, kv_heads=2, queries=27, causal=True)
+    with torch.no_grad():
+        at.key[:, 1, 4 : 4 + bad] = torch.nan
+    for name in ("topk_sparse", "bottomk_sparse"):
+        out, _ = backend.attend(mechanisms.build(name, k=3), at)
+        rows = out.isnan().any(-1)[0]
+        assert (out.isnan().all(-1)[0] == rows).all()
+        assert rows[1, 4:].all()
+        assert not rows[0].any()
+        assert not rows[:, :4].any()
+
+
+@runs_kernels
+def test_nan_outside_the_mask_does_not_matter():
+    mask = padding("right", 37, 37)
+    at = problem(causal=True, mask=mask)
+    mechanism = mechanisms.build("topk_sparse:k=5")
+    clean, _ = backend.attend(mechanism, at)
+    dirty = at.key.detach().masked_fill(~mask.to(DEVICE).transpose(-1, -2), torch.nan)
+    out, _ = backend.attend(mechanism, changed(at, key=dirty))
+    assert torch.equal(out, clean)
+
+
+@runs_kernels
+def test_sinks_take_part_in_the_softmax():
+    sinks = torch.tensor([0.5, -1.0, -torch.inf], device=DEVICE, requires_grad=True)
+    check(mechanisms.build("topk_sparse:k=5"), problem(heads=3, causal=True, sinks=sinks))
+
+
+@runs_kernels
+@pytest.mark.parametrize("deterministic", [True, False], ids=["sorted", "atomic"])
+def test_dropout_drops_the_same_weights_in_backward(deterministic):
+    mechanism, p = mechanisms.build("topk_sparse:k=6"), 0.4
+    at = problem(batch=1, heads=2, kv_heads=2, queries=40)
+    # values that are unit vectors show the weights
+    weights, _ = backend.attend(mechanism, changed(at, value=torch.eye(40, device=DEVICE).expand(1, 2, -1, -1)))
+    torch.manual_seed(3)
+    dropped, _ = backend.attend(
+        mechanism, changed(at, value=torch.eye(40, device=DEVICE).expand(1, 2, -1, -1), dropout_p=p)
+    )
+    factor = torch.where(dropped != 0, 1 / (1 - p), 0.0).detach()
+    torch.testing.assert_close(dropped, weights * factor)
+    kept, total = int((dropped != 0).sum()), int((weights != 0).sum())
+    assert abs(kept - total * (1 - p)) < 5 * (total * p * (1 - p)) ** 0.5
+
+    torch.manual_seed(3)
+    out, _ = backend.attend(mechanism, changed(at, dropout_p=p), deterministic=deterministic)
+    grad = torch.randn_like(out)
+    ours = [out, *torch.autograd.grad(out, leaves(at), grad)]
+    scores = at.scores()
+    keep = mechanism.keep(scores, at.allowed, None)
+    explicit = (mechanism.normalize(scores, keep) * factor) @ at.value
+    for a, b in zip(ours, [explicit, *torch.autograd.grad(explicit, leaves(at), grad)], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.manual_seed(4)
+    other, _ = backend.attend(mechanism, changed(at, dropout_p=p))
+    assert not torch.equal(other, out)
+
+
+@runs_kernels
+def test_gradients_are_the_same_every_time_and_with_atomics_up_to_rounding():
+    at = problem(causal=True, dtype=HALVES[0])
+    mechanism = mechanisms.build("topk_sparse:k=7")
+    runs = []
+    for deterministic in (True, True, False):
+        out, _ = backend.attend(mechanism, at, deterministic=deterministic)
+        runs.append(torch.autograd.grad(out.sin().sum(), leaves(at)))
+    for first, second, atomic in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(atomic, first, rtol=2e-3, atol=1e-4)
+
+
+@runs_kernels
+def test_layout_in_memory_does_not_matter():
+    at = problem(causal=True)
+    mechanism = mechanisms.build("topk_sparse:k=7")
+    plain, _ = backend.attend(mechanism, at)
+    grad = torch.randn_like(plain)
+    gradients = torch.autograd.grad(plain, leaves(at), grad)
+    for a, b in ((1, 2), (2, 3)):
+        # the same numbers with two dimensions stored in the other order
+        other = changed(
+            at,
+            **{
+                name: getattr(at, name).detach().transpose(a, b).contiguous().transpose(a, b).requires_grad_()
+                for name in ("query", "key", "value")
+            },
+        )
+        out, _ = backend.attend(mechanism, other)
+        assert torch.equal(out, plain)
+        strided = grad.transpose(a, b).contiguous().transpose(a, b)
+        for x, y in zip(torch.autograd.grad(out, leaves(other), strided), gradients, strict=True):
+            assert torch.equal(x, y)
+
+
+@runs_kernels
+def test_inference_keeps_no_graph_and_inputs_may_lack_gradients():
+    at = problem()
+    mechanism = mechanisms.build("topk_sparse:k=7")
+    with torch.no_grad():
+        out, _ = backend.attend(mechanism, at)
+    assert not out.requires_grad
+    frozen = changed(at, query=at.query.detach(), key=at.key.detach())
+    (grad,) = torch.autograd.grad(backend.attend(mechanism, frozen)[0].sum(), frozen.value)
+    (same,) = torch.autograd.grad(backend.attend(mechanism, at)[0].sum(), at.value)
+    assert torch.equal(grad, same)
+
+
+@runs_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
+def test_the_sizes_chosen_for_gpus(dim, dtype, monkeypatch):
+    monkeypatch.undo()
+    for k, keys in ((16, 300), (100, 700), (300, 700)):
+        at = problem(1, 2, 1, 40, keys, dim=dim, dtype=dtype, causal=True)
+        check(mechanisms.build("topk_sparse", k=k), at)
+
+
+@needs_triton
+@pytest.mark.skipif(RUNS, reason="kernels run in this process")
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_everything_in_the_interpreter(marks):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, Path(__file__).name]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert " passed" in done.stdout
+
+
+OBJECTIONS = [
+    ("softcap", {"softcap": 30.0}, "topk_sparse"),
+    ("bias", {"bias": torch.zeros(1, 1, 1, 37)}, "topk_sparse"),
+    ("head_dim 300", {"dim": 300, "value_dim": 8}, "topk_sparse"),
+    ("value_dim 300", {"value_dim": 300}, "bottomk_sparse"),
+    ("torch.float64", {"dtype": torch.float64}, "topk_sparse"),
+    ("banded_sparse does not select by score", {}, "banded_sparse"),
+    ("random_sparse does not select by score", {}, "random_sparse"),
+    ("k=2000", {"batch": 1, "queries": 1, "keys": 2000}, "topk_sparse:k=2000"),
+]
+
+
+@pytest.mark.parametrize(("found", "options", "mechanism"), OBJECTIONS, ids=[case[0] for case in OBJECTIONS])
+def test_says_what_it_cannot_do(found, options, mechanism, monkeypatch):
+    if not RUNS:
+        monkeypatch.setitem(globals(), "DEVICE", "cpu")
+    at = problem(**options)
+    made = mechanisms.build(mechanism)
+    reasons = [reason for reason in backend.objections(made, at) if found in reason]
+    assert len(reasons) == 1
+    assert "expected" in reasons[0]
+    with pytest.raises(ValueError, match=found):
+        backend.attend(made, at)
+
+
+def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatch):
+    if not RUNS:
+        monkeypatch.setitem(globals(), "DEVICE", "cpu")
+    made, at = mechanisms.build("topk_sparse"), problem()
+    usual = backend.objections(made, at)
+    if RUNS:
+        assert usual == []
+    elif INSTALLED:
+        assert usual == ["tensors are on cpu; expected cuda (or TRITON_INTERPRET=1)"]
+    assert set(backend.objections(made, at, return_weights=True)) - set(usual) == {
+        "return_weights; expected the output alone"
+    }
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert any("torch.compile" in reason for reason in backend.objections(made, at))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert any("triton is not installed" in reason for reason in backend.objections(made, at))
+
+
+@pytest.mark.skipif(INTERPRETED, reason=ONCE)
+def test_importing_the_package_does_not_import_the_kernels():
+    name = "hf_semfocus.backends.triton"
+    program = f"import sys, {name}; print([m for m in sys.modules if m.startswith('{name}')])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([name])
+
+
+COMPILED = [
+    {"dim": 64, "dtype": torch.float16, "causal": True},
+    {
+        "dim": 128,
+        "dtype": torch.bfloat16,
+        "mask": torch.ones(2, 1, 200, 200, dtype=torch.bool),
+        "dropout_p": 0.1,
+        "sinks": torch.zeros(2, requires_grad=True),
+    },
+]
+SLOWLY_COMPILED = [
+    {"dim": 64, "dtype": torch.float32},
+    {"dim": 256, "dtype": torch.float16, "mask": torch.ones(2, 1, 1, 200, dtype=torch.bool)},
+    {"dim": 128, "dtype": torch.bfloat16, "k": 100},
+    {"dim": 80, "value_dim": 96, "dtype": torch.bfloat16, "k": 300, "scale": -1.0},
+    {"dim": 128, "dtype": torch.bfloat16, "queries": 1, "keys": 200, "causal": True},
+]
+
+
+def compile_kernels(arch, cases):
+    """Print, as JSON, what Triton makes of every kernel for ``sm_<arch>``, compiled as it would be for real calls.
+
+    The host code runs on the CPU with kernels that are compiled instead of launched.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.jit import JITFunction
+
+    from hf_semfocus.backends.triton import function
+
+    class Driver:
+        get_current_target = staticmethod(lambda: GPUTarget("cuda", arch, 32))
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+
+    run, made = JITFunction.run, []
+
+    def compile_only(self, *args, grid, warmup, **options):
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        assert len(kernel.asm["cubin"])
+        counts = {name: kernel.asm["ptx"].count(name) for name in ("wgmma.mma_async", "mma.sync")}
+        made.append({"name": self.__name__, "shared": kernel.metadata.shared, **counts})
+
+    triton.runtime.driver.set_active(Driver())
+    JITFunction.run = compile_only
+    globals()["DEVICE"] = "cpu"
+    for case in cases:
+        case = {"queries": 200, **case}
+        k = case.pop("k", 64)
+        for deterministic in (True, False):
+            at = problem(**case)
+            out = function.attend(at, k, 1, deterministic)
+            torch.autograd.grad(out, leaves(at), torch.ones_like(out))
+    print(json.dumps(made))
+
+
+def _compiled(arch, cases, cache):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    program = f"import test_triton as t; t.compile_kernels({arch}, t.{cases})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-10_000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# bytes of shared memory a program may have: Hopper, and the data centre's Ampere
+LIMITS = {90: 227 << 10, 80: 163 << 10}
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED, reason=ONCE)
+@pytest.mark.parametrize(
+    ("arch", "cases"),
+    [
+        (90, "COMPILED"),
+        pytest.param(80, "COMPILED", marks=pytest.mark.slow),
+        pytest.param(90, "SLOWLY_COMPILED", marks=pytest.mark.slow),
+        pytest.param(80, "SLOWLY_COMPILED", marks=pytest.mark.slow),
+    ],
+)
+def test_kernels_compile_for_gpus(arch, cases, tmp_path):
+    kernels = _compiled(arch, cases, tmp_path)
+    assert {kernel["name"] for kernel in kernels} == {
+        *("_mark", "_list", "_recollect", "_score", "_choose"),
+        *("_forward", "_backward_query", "_gather", "_scatter"),
+    }
+    assert max(kernel["shared"] for kernel in kernels) <= LIMITS[arch]
+    instruction = "wgmma.mma_async" if arch == 90 else "mma.sync"
+    assert all(kernel[instruction] for kernel in kernels if kernel["name"] == "_mark" and cases == "COMPILED")
