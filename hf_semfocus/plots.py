@@ -53,7 +53,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
         )
     language = any("eval_perplexity" in record for record in drawn)
     quantities = ("eval_loss", "train_loss") if language else ("eval_accuracy", "eval_loss")
-    figure = _figure(figsize=(10, 7))
+    figure = new_figure(figsize=(10, 7))
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, x in enumerate(("step" if language else "epoch", "seconds")):
         for row, y in enumerate(quantities):
@@ -98,7 +98,7 @@ def swap(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = _figure(figsize=(7, 5))
+    figure = new_figure(figsize=(7, 5))
     axis, metric = figure.subplots(), swap_metric(points)
     dense = points[0]["attention"]
     level = [point[metric] for point in points if point["attention"] == dense and point[metric] is not None]
@@ -131,7 +131,12 @@ def swap(
     figure.savefig(path, dpi=120)
 
 
-def _figure(**options: Any) -> Any:
+def new_figure(**options: Any) -> Any:
+    """An empty figure of matplotlib; ``options`` are its own.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -312,7 +312,8 @@ def test_attentions_and_hidden_states_are_recorded(attention):
     assert [tuple(a.shape) for a in outputs.attentions] == [(4, 2, 7, 7)] * 3
     torch.testing.assert_close(torch.stack(outputs.attentions).sum(-1), torch.ones(3, 4, 2, 7))
     assert len(outputs.hidden_states) == 4
-    assert torch.equal(outputs.hidden_states[-1], model.encoder(ids).last_hidden_state)
+    # without weights another back end computes the same
+    torch.testing.assert_close(outputs.hidden_states[-1], model.encoder(ids).last_hidden_state)
     assert model(ids).attentions is None
     assert isinstance(model(ids, return_dict=False), tuple)
 

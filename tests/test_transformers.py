@@ -235,7 +235,7 @@ def test_dropout_only_while_training():
 
 
 @pytest.mark.parametrize("spec", SPARSE)
-@pytest.mark.parametrize("backend", ["eager", "chunked"])
+@pytest.mark.parametrize("backend", ["eager", "chunked", "gather", "native"])
 def test_gradient_checkpointing_recomputes_the_same(spec, backend):
     ids = tokens()
     gradients = []
@@ -254,9 +254,10 @@ def test_back_ends_agree_in_a_model(spec):
     ids = tokens()
     outs = [
         model("llama", spec, semfocus={"backend": backend})(ids, attention_mask=padded(ids, "left")).logits
-        for backend in ("eager", "chunked")
+        for backend in ("eager", "chunked", "gather", "native", "auto")
     ]
-    torch.testing.assert_close(outs[1], outs[0], rtol=1e-4, atol=1e-5)
+    for other in outs[1:]:
+        torch.testing.assert_close(other, outs[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", SPARSE)
@@ -267,10 +268,13 @@ def test_compiles_to_one_graph_and_follows_parameters(spec):
     compiled = torch.compile(built, backend="aot_eager", fullgraph=True)
     ids = tokens()
     with torch.no_grad():
-        assert torch.equal(compiled(ids).logits, built(ids).logits)
-        built.config.semfocus = {key: value + 1 for key, value in params.items()}
-        after = built(ids).logits
-        assert torch.equal(compiled(ids).logits, after)
+        for more in (0, 1):
+            wanted = {key: value + more for key, value in params.items()}
+            built.config.semfocus = wanted
+            found = compiled(ids).logits
+            # a compiled graph is made of the formula, whatever back end plain execution takes
+            built.config.semfocus = {**wanted, "backend": "eager"}
+            assert torch.equal(found, built(ids).logits)
     torch._dynamo.reset()
 
 

@@ -14,13 +14,23 @@ from torch import Tensor
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import chunked, eager, gather, native
+from . import chunked, eager, flex, gather, native, triton
 
-BACKENDS: dict[str, ModuleType] = {"native": native, "gather": gather, "chunked": chunked, "eager": eager}
+BACKENDS: dict[str, ModuleType] = {
+    "native": native,
+    "triton": triton,
+    "flex": flex,
+    "gather": gather,
+    "chunked": chunked,
+    "eager": eager,
+}
 """By name, in the order of preference; the last one can compute everything."""
 
-# Up to this many scores the dense product costs less than the bookkeeping of lists and chunks.
-EAGER_SCORES = 1 << 15
+KERNELS = ("native", "triton")
+"""Back ends that are the fastest whatever the size (measured down to 16 queries and keys for ``native``)."""
+
+# Up to this many scores the dense product costs less than lists, chunks and masks made in PyTorch.
+EAGER_SCORES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,15 @@ def attend(
 
 def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:
     batch, heads, queries, keys = problem.shape
-    if batch * heads * queries * keys <= EAGER_SCORES:
-        return "eager", f"cheapest up to {EAGER_SCORES} scores"
     if torch.compiler.is_compiling():
         return "eager", "a compiled graph is made of the formula"
-    able = (name for name, module in BACKENDS.items() if not module.objections(mechanism, problem, return_weights))
-    return next(able), "the first in this order that can"
+    small = batch * heads * queries * keys <= EAGER_SCORES
+    for name, module in BACKENDS.items():
+        if small and name not in KERNELS:
+            break
+        if not module.objections(mechanism, problem, return_weights):
+            return name, "the first in this order that can"
+    return "eager", f"without kernels of our own, the cheapest up to {EAGER_SCORES} scores"
 
 
 def _describe(mechanism: Mechanism, problem: Problem) -> str:

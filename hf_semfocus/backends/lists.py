@@ -7,8 +7,6 @@ their reach, without looking at the others.
 
 from __future__ import annotations
 
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +16,7 @@ from ..mechanisms import Mechanism
 from ..positions import Positions
 from ..problem import Problem
 from ..selection import highest_index
+from .memo import once_per_mask
 
 # Scores of one chunk: 16 MiB in float32, large enough for the matrix product, small enough to be reused.
 CHUNK_SCORES = 1 << 22
@@ -38,7 +37,7 @@ def make(mechanism: Mechanism, problem: Problem, chunk_scores: int = CHUNK_SCORE
     """The lists of ``mechanism``, int32; ``chunk_scores`` bounds the scores held at a time."""
     with torch.no_grad():
         if not mechanism.selects:
-            return _remembered(mechanism, problem)
+            return _static(mechanism, problem)
         picked = [_pick(mechanism, chunk) for chunk in chunks(problem, chunk_scores)]
         return torch.cat(picked, 2)
 
@@ -79,33 +78,7 @@ def _first(problem: Problem) -> Positions:
     return Positions(one, one, one + 1, one, problem.layer, problem.causal)
 
 
-# Lists of static patterns, the latest last, each with the mask it was made for: all layers of a model share theirs.
-_made: OrderedDict[tuple, tuple[weakref.ref | None, Tensor]] = OrderedDict()
-REMEMBERED = 8
-
-
-def _remembered(mechanism: Mechanism, problem: Problem) -> Tensor:
-    """:func:`_static`, made once for all layers that pass the same mask."""
-    mask = None if problem.plain else problem.mask
-    mask = mask if mask is None or mask._base is None else mask._base
-    if mask is not None and mask.is_inference():  # these do not tell whether they were written to
-        return _static(mechanism, problem)
-    seen = problem.mask
-    view = None if mask is None else (id(mask), mask._version, seen.storage_offset(), seen.shape, seen.stride())
-    own = None if problem.own is None else hash(problem.own.cpu().numpy().tobytes())
-    device = problem.query.device
-    key = (mechanism, problem.shape[2:], problem.causal, problem.triangle, problem.layer, own, view, str(device))
-    found = _made.get(key)
-    if found is None or (found[0] is not None and found[0]() is not mask):
-        found = None if mask is None else weakref.ref(mask), _static(mechanism, problem)
-    for old, (ref, _) in list(_made.items()):
-        if len(_made) >= REMEMBERED or (ref is not None and ref() is None):
-            del _made[old]
-    _made[key] = found
-    _made.move_to_end(key)
-    return found[1]
-
-
+@once_per_mask
 def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
     at = problem.positions()

@@ -44,7 +44,10 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False."""
     query, key, value = (kernels.dense_rows(t.float()) for t in (problem.query, problem.key, problem.value))
     index = _lists(mechanism, problem, query, key)
-    bias = None if problem.bias is None else lists.take(problem.bias.float(), index).contiguous()
+    batch, heads = query.shape[:2]
+    bias = problem.bias
+    if bias is not None:
+        bias = lists.take(bias.float(), index.expand(batch, heads, -1, -1)).contiguous()
     sinks = None if problem.sinks is None else problem.sinks.float().contiguous()
     slots = (*query.shape[:3], index.shape[-1])
     dropout = F.dropout(query.new_ones(slots), problem.dropout_p) if problem.dropout_p else None
@@ -89,9 +92,10 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, index, weights, dropout = ctx.saved_tensors
+        _, _, _, biased, sunk, *_ = ctx.needs_input_grad
         *grads, grad_scores, delta = kernels.backward(
-            query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout
+            query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout, biased, sunk
         )
         # a sink keeps no value, so only its share of the softmax gets a gradient
-        grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if ctx.needs_input_grad[4] else None
-        return *grads, grad_scores if ctx.needs_input_grad[3] else None, grad_sinks, None, None, None
+        grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if sunk else None
+        return *grads, grad_scores if biased else None, grad_sinks, None, None, None

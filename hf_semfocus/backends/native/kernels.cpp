@@ -91,8 +91,8 @@ struct Problem {
     } index;
     float *weights; // [batch, heads, queries, slots]
     Rows output, grad_output, grad_query, grad_key, grad_value;
-    float *grad_scores; // [batch, heads, queries, slots], before the scale
-    float *delta;       // [batch, heads, queries]: sum of weights times their gradients
+    float *grad_scores; // [batch, heads, queries, slots], before the scale, or null
+    float *delta;       // [batch, heads, queries]: sum of weights times their gradients, or null
 };
 }
 
@@ -356,50 +356,66 @@ extern "C" void forward(const Problem *problem) {
     });
 }
 
+// Gradients of one query's row: grad_query, and those of its scores before the scale.
+static inline void row_backward(const Problem &p, int64_t b, int64_t h, int64_t kv, int64_t i, const int32_t *index,
+                                int64_t n, float *grad_scores) {
+    const float *weights = p.weights + n * p.slots, *grad_output = at(p.grad_output, b, h, i);
+    float *grad_query = at(p.grad_query, b, h, i), delta = 0;
+    for (int64_t s = 0; s < p.slots; s++) {
+        grad_scores[s] = 0;
+        if (index[s] < 0) continue;
+        grad_scores[s] = dot(grad_output, at(p.value, b, kv, index[s]), p.value_dim);
+        if (p.dropout) grad_scores[s] *= p.dropout[n * p.slots + s];
+        delta += weights[s] * grad_scores[s];
+    }
+    if (p.delta) p.delta[n] = delta;
+    std::fill(grad_query, grad_query + p.head_dim, 0.0f);
+    for (int64_t s = 0; s < p.slots; s++) {
+        if (index[s] < 0) continue;
+        grad_scores[s] = weights[s] * (grad_scores[s] - delta);
+        add_scaled(grad_query, p.scale * grad_scores[s], at(p.key, b, kv, index[s]), p.head_dim);
+    }
+}
+
+// What one query's row adds to the gradients of the keys and values from `first` to `stop`.
+static inline void add_row(const Problem &p, int64_t b, int64_t h, int64_t kv, int64_t i, const int32_t *index,
+                           int64_t n, const float *grad_scores, int64_t first, int64_t stop) {
+    const float *query = at(p.query, b, h, i), *grad_output = at(p.grad_output, b, h, i);
+    for (int64_t s = 0; s < p.slots; s++) {
+        const int64_t j = index[s], w = n * p.slots + s;
+        if (j < first || j >= stop) continue;
+        add_scaled(at(p.grad_key, b, kv, j), p.scale * grad_scores[s], query, p.head_dim);
+        add_scaled(at(p.grad_value, b, kv, j), p.dropout ? p.dropout[w] * p.weights[w] : p.weights[w], grad_output,
+                   p.value_dim);
+    }
+}
+
 extern "C" void backward(const Problem *problem) {
     const Problem &p = *problem;
-    for_rows(p, [&](int64_t b, int64_t h, int64_t kv, int64_t i, const int32_t *index, int64_t n) {
-        const float *weights = p.weights + n * p.slots, *grad_output = at(p.grad_output, b, h, i);
-        float *grad_scores = p.grad_scores + n * p.slots, *grad_query = at(p.grad_query, b, h, i);
-        float delta = 0;
-        for (int64_t s = 0; s < p.slots; s++) {
-            grad_scores[s] = 0;
-            if (index[s] < 0) continue;
-            grad_scores[s] = dot(grad_output, at(p.value, b, kv, index[s]), p.value_dim);
-            if (p.dropout) grad_scores[s] *= p.dropout[n * p.slots + s];
-            delta += weights[s] * grad_scores[s];
-        }
-        p.delta[n] = delta;
-        std::fill(grad_query, grad_query + p.head_dim, 0.0f);
-        for (int64_t s = 0; s < p.slots; s++) {
-            if (index[s] < 0) continue;
-            grad_scores[s] = weights[s] * (grad_scores[s] - delta);
-            add_scaled(grad_query, p.scale * grad_scores[s], at(p.key, b, kv, index[s]), p.head_dim);
-        }
-    });
-    // every task owns a range of one head's keys and adds to them in the order of the queries
-    const int64_t groups = p.heads / p.kv_heads;
-    const int64_t parts = std::max<int64_t>(1, std::min(p.keys, 2 * p.threads / (p.batch * p.kv_heads)));
+    // A task owns a range of one head's keys and adds to them in the order of the queries, whatever the threads.
+    // Without room for the gradients of all scores it owns the whole head, and makes them row by row.
+    const bool rowwise = !p.grad_scores;
+    if (!rowwise)
+        for_rows(p, [&](int64_t b, int64_t h, int64_t kv, int64_t i, const int32_t *index, int64_t n) {
+            row_backward(p, b, h, kv, i, index, n, p.grad_scores + n * p.slots);
+        });
+    const int64_t groups = p.heads / p.kv_heads, heads = p.batch * p.kv_heads;
+    const int64_t parts = rowwise ? 1 : std::max<int64_t>(1, std::min(p.keys, 2 * p.threads / heads));
 #pragma omp parallel for schedule(dynamic) num_threads(p.threads)
-    for (int64_t task = 0; task < p.batch * p.kv_heads * parts; task++) {
+    for (int64_t task = 0; task < heads * parts; task++) {
         const int64_t part = task % parts, kv = task / parts % p.kv_heads, b = task / parts / p.kv_heads;
         const int64_t first = part * p.keys / parts, stop = (part + 1) * p.keys / parts;
+        std::vector<float> row(rowwise ? p.slots : 0);
         for (int64_t j = first; j < stop; j++) {
             std::fill_n(at(p.grad_key, b, kv, j), p.head_dim, 0.0f);
             std::fill_n(at(p.grad_value, b, kv, j), p.value_dim, 0.0f);
         }
         for (int64_t h = kv * groups; h < (kv + 1) * groups; h++)
             for (int64_t i = 0; i < p.queries; i++) {
-                const int64_t n = ((b * p.heads + h) * p.queries + i) * p.slots;
+                const int64_t n = (b * p.heads + h) * p.queries + i;
                 const int32_t *index = p.index.data + b * p.index.batch + h * p.index.head + i * p.slots;
-                const float *query = at(p.query, b, h, i), *grad_output = at(p.grad_output, b, h, i);
-                for (int64_t s = 0; s < p.slots; s++) {
-                    const int64_t j = index[s];
-                    if (j < first || j >= stop) continue;
-                    const float w = p.dropout ? p.dropout[n + s] * p.weights[n + s] : p.weights[n + s];
-                    add_scaled(at(p.grad_key, b, kv, j), p.scale * p.grad_scores[n + s], query, p.head_dim);
-                    add_scaled(at(p.grad_value, b, kv, j), w, grad_output, p.value_dim);
-                }
+                if (rowwise) row_backward(p, b, h, kv, i, index, n, row.data());
+                add_row(p, b, h, kv, i, index, n, rowwise ? row.data() : p.grad_scores + n * p.slots, first, stop);
             }
     }
 }

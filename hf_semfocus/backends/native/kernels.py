@@ -59,8 +59,13 @@ def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> _Plane:
     return _Plane(tensor.data_ptr(), *tensor.stride())
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _pointer(tensor: Tensor | None, *shape: int) -> int | None:
+    """Where a dense tensor of ``shape`` lies; the kernels trust it, so it is checked here."""
+    if tensor is None:
+        return None
+    if tuple(tensor.shape) != shape or not tensor.is_contiguous():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)}, strides {tensor.stride()}; expected dense {shape}")
+    return tensor.data_ptr()
 
 
 def _index(index: Tensor, shape: tuple[int, ...]) -> _Index:
@@ -131,7 +136,7 @@ def select(
             sign=sign,
             mask=_plane(mask, shape),
             bias=_plane(bias, shape),
-            limit=_pointer(limit),
+            limit=_pointer(limit, query.shape[2]),
             index=_index(index, shape),
         ),
     )
@@ -177,11 +182,11 @@ def forward(
             scale,
             value_dim=value.shape[-1],
             value=_rows(value),
-            list_bias=_pointer(bias),
-            sinks=_pointer(sinks),
-            dropout=_pointer(dropout),
+            list_bias=_pointer(bias, *weights.shape),
+            sinks=_pointer(sinks, heads),
+            dropout=_pointer(dropout, *weights.shape),
             index=_index(index, shape),
-            weights=_pointer(weights),
+            weights=_pointer(weights, *weights.shape),
             output=_rows(output),
         ),
     )
@@ -197,16 +202,21 @@ def backward(
     grad_output: Tensor,
     scale: float,
     dropout: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`forward`.
+    wants_scores: bool = False,
+    wants_delta: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of :func:`forward`, the same for any number of threads.
 
     Returns:
         ``(grad_query, grad_key, grad_value, grad_scores, delta)``; ``grad_scores`` is with respect to the scores of
         the lists, ``[batch, heads, queries, slots]``, and ``delta`` ``[batch, heads, queries]`` is the sum of the
-        weights times their gradients.
+        weights times their gradients. The last two may be None unless wanted.
     """
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-    grad_scores, delta = torch.empty_like(weights), weights.new_empty(weights.shape[:3])
+    # heads enough for all threads need no memory to share the gradients of the scores
+    shared = wants_scores or key.shape[0] * key.shape[1] < 2 * torch.get_num_threads()
+    grad_scores = torch.empty_like(weights) if shared else None
+    delta = weights.new_empty(weights.shape[:3]) if wants_delta else None
     _call(
         "backward",
         _problem(
@@ -216,12 +226,12 @@ def backward(
             scale,
             value_dim=value.shape[-1],
             value=_rows(value),
-            dropout=_pointer(dropout),
+            dropout=_pointer(dropout, *weights.shape),
             index=_index(index, (*query.shape[:3], key.shape[2])),
-            weights=_pointer(weights),
+            weights=_pointer(weights, *query.shape[:3], index.shape[-1]),
             grad_output=_rows(grad_output),
-            grad_scores=_pointer(grad_scores),
-            delta=_pointer(delta),
+            grad_scores=_pointer(grad_scores, *weights.shape),
+            delta=_pointer(delta, *query.shape[:3]),
             **{f"grad_{name}": _rows(grad) for name, grad in zip(("query", "key", "value"), grads, strict=True)},
         ),
     )

@@ -1,0 +1,87 @@
+"""Static patterns on a GPU through PyTorch's ``flex_attention``, which skips the blocks a pattern leaves empty.
+
+Not yet measured on a GPU; on a CPU its masks are tested against the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from ..mechanisms import Mechanism
+from ..positions import Positions
+from ..problem import Problem
+from .memo import once_per_mask
+
+
+def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
+    """Why ``flex_attention`` cannot compute ``problem``; empty if it can."""
+    found, query = [], problem.query
+    if mechanism.selects:
+        found.append(f"{mechanism.name} selects keys; a block mask is a static pattern")
+    elif not mechanism.positional:
+        found.append(f"{mechanism.name} has no static pattern")
+    if type(mechanism).normalize is not Mechanism.normalize:
+        found.append(f"{mechanism.name} makes weights of scores in its own way, not by softmax")
+    if query.device.type != "cuda":
+        found.append(f"tensors are on {query.device.type}; expected cuda")
+    if query.dtype == torch.float64:
+        found.append("tensors are torch.float64; expected float32, float16 or bfloat16")
+    if problem.dropout_p:
+        found.append(f"dropout_p={problem.dropout_p}; flex_attention has no dropout")
+    for name in ("bias", "softcap", "sinks"):
+        if getattr(problem, name) is not None:
+            found.append(f"{name} is given; expected none")
+    if return_weights:
+        found.append("weights are asked for, which flex_attention does not return")
+    if not problem.shape[2]:
+        found.append("there are no queries")
+    if torch.compiler.is_compiling():
+        found.append("the mask is made outside compiled graphs")
+    return found
+
+
+def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:
+    """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False."""
+    query, key, value = problem.query, problem.key, problem.value
+    run = _compiled() if query.device.type == "cuda" else flex_attention
+    gqa = query.shape[1] != key.shape[1]
+    return run(query, key, value, block_mask=_mask(mechanism, problem), scale=problem.scale, enable_gqa=gqa), None
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+@once_per_mask
+def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
+    """The pattern within the mask, as predicate and block by block."""
+    at, mask, own = problem.positions(), problem.mask, problem.own
+
+    def keeps(b: Tensor, h: Tensor, q: Tensor, j: Tensor) -> Tensor:
+        zero = torch.zeros_like(q)
+        place = Positions(
+            _at(at.query, b, h, q, zero),
+            _at(at.key, b, h, q, j),
+            _at(at.length, b, h, q, zero),
+            h,
+            at.layer,
+            at.causal,
+        )
+        keep = _at(mask, b, h, q, j) & mechanism.pattern(place)
+        return keep & (j <= own[q]) if problem.triangle else keep
+
+    batch, heads, queries, keys = problem.shape
+    sizes = (batch if mask.shape[0] > 1 else None, heads if mask.shape[1] > 1 else None)
+    return create_block_mask(keeps, *sizes, queries, keys, device=problem.query.device)
+
+
+def _at(tensor: Tensor, *where: Tensor) -> Tensor:
+    """An entry of a tensor that is broadcast where it has size 1."""
+    return tensor[tuple(torch.zeros_like(i) if size == 1 else i for size, i in zip(tensor.shape, where, strict=True))]

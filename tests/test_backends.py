@@ -1,0 +1,162 @@
+"""Which back end is taken and why, lists of static patterns made once a mask, and flex_attention's masks."""
+
+import pytest
+import torch
+
+import hf_semfocus
+from hf_semfocus import explain, functional, mechanisms, sparse_attention
+from hf_semfocus.backends import BACKENDS, eager, flex, lists
+
+
+def test_explain_names_every_back_end_with_its_objections():
+    q, k, v = torch.randn(3, 1, 2, 300, 8)
+    told = explain(q, k, v, "topk_sparse:k=8", is_causal=True)
+    assert list(told.objections) == list(BACKENDS)
+    assert told.objections["chunked"] == []
+    assert told.objections["flex"] == [
+        "topk_sparse selects keys; a block mask is a static pattern",
+        "tensors are on cpu; expected cuda",
+    ]
+    text = str(told)
+    assert text.startswith(
+        "topk_sparse:k=8 (causal, batch 1, heads 2, queries 300, keys 300, head_dim 8, float32 on cpu)"
+    )
+    assert sum("chosen: " in line for line in text.splitlines()) == 1
+
+
+def test_auto_takes_what_explain_says(monkeypatch):
+    calls = []
+    for name, module in BACKENDS.items():
+        original = module.attend
+        monkeypatch.setattr(module, "attend", lambda *a, n=name, f=original: calls.append(n) or f(*a))
+    for n in (5, 1500):
+        for dtype in (torch.float32, torch.float64):
+            for spec in ("topk_sparse:k=4", "banded_sparse:window=4"):
+                q, k, v = torch.randn(3, 1, 2, n, 8, dtype=dtype)
+                calls.clear()
+                sparse_attention(q, k, v, spec)
+                assert calls[0] == explain(q, k, v, spec).chosen
+
+
+def test_small_problems_without_kernels_take_the_dense_product():
+    q, k, v = torch.randn(3, 1, 1, 30, 8, dtype=torch.float64)
+    told = explain(q, k, v, "topk_sparse:k=4")
+    assert told.chosen == "eager"
+    assert "the cheapest up to" in str(told)
+
+
+def test_global_tokens_that_see_all_keys_have_no_lists():
+    q, k, v = torch.randn(3, 1, 1, 1500, 8)
+    told = explain(q, k, v, "banded_sparse:window=4,num_global_tokens=2")
+    assert told.chosen == "chunked"
+    assert told.objections["gather"] == [
+        "banded_sparse:window=4,edge=shifted,num_global_tokens=2,global_position=first lets a query keep any number "
+        "of keys"
+    ]
+    assert explain(q, k, v, "banded_sparse:window=4,num_global_tokens=2", is_causal=True).chosen != "chunked"
+
+
+def problem(spec, mask=None, causal=False, n=75, **sizes):
+    batch, heads, kv_heads = sizes.get("batch", 2), sizes.get("heads", 4), sizes.get("kv_heads", 2)
+    q, k, v = (torch.randn(batch, h, n, 16) for h in (heads, kv_heads, kv_heads))
+    return functional._problem(q, k, v, spec, {}, mask, causal, None, 0.0, True)
+
+
+def padding(n=75):
+    mask = torch.ones(2, 1, 1, n, dtype=torch.bool)
+    mask[0, ..., :9] = False
+    mask[1, ..., n - 5 :] = False
+    return mask
+
+
+STATIC = [
+    "banded_sparse:window=7",
+    "banded_sparse:window=7,num_global_tokens=3",
+    "block_local_sparse:block_size=10",
+    "strided_sparse:window=4,stride=9",
+]
+
+
+@pytest.mark.parametrize("spec", [spec for spec in STATIC if "global" not in spec])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["none", "padding", "any"])
+def test_lists_are_the_pattern(spec, causal, kind):
+    mask = {"none": None, "padding": padding(), "any": torch.rand(2, 1, 75, 75) < 0.7}[kind]
+    mechanism, made = problem(spec, mask, causal)
+    index = lists.make(mechanism, made)
+    shape = (*index.shape[:3], 76)
+    listed = torch.zeros(shape, dtype=torch.bool).scatter(-1, torch.where(index < 0, 75, index).long(), True)[..., :75]
+    assert torch.equal(
+        listed.expand(2, 1, -1, -1), mechanism.keep(None, made.allowed, made.positions()).expand(2, 1, 75, 75)
+    )
+    # in order, and no column twice
+    assert (index[..., 1:] > index[..., :-1]).logical_or(index[..., 1:] < 0).all()
+
+
+def test_layers_with_one_mask_share_one_list():
+    mask = padding()
+    mechanism, first = problem(STATIC[0], mask)
+    _, second = problem(STATIC[0], mask)
+    made = lists.make(mechanism, first)
+    assert lists.make(mechanism, second) is made
+    assert lists.make(mechanisms.build("banded_sparse:window=8"), first) is not made
+    mask[0, 0, 0, 20] = False  # written in place
+    changed = lists.make(mechanism, problem(STATIC[0], mask)[1])
+    assert not torch.equal(changed, made)
+    assert not (changed == 20)[0].any()
+
+
+def test_a_new_mask_in_the_place_of_an_old_one_gets_its_own_list():
+    for fill in range(6):
+        mask = torch.ones(2, 1, 1, 75, dtype=torch.bool)
+        mask[..., fill] = False
+        mechanism, made = problem(STATIC[0], mask)
+        assert not (lists.make(mechanism, made) == fill).any()
+        del mask, made
+
+
+def test_inference_mode_makes_lists_too():
+    with torch.inference_mode():
+        mechanism, made = problem(STATIC[0], padding())
+        index = lists.make(mechanism, made)
+    assert not (index[0] < 9).logical_and(index[0] >= 0).any()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("spec", STATIC)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["none", "padding", "any"])
+def test_flex_attention_gets_the_pattern(spec, causal, kind):
+    own = torch.eye(75, dtype=torch.bool)
+    mask = {"none": None, "padding": padding(), "any": (torch.rand(2, 1, 75, 75) < 0.8) | own}[kind]
+    mechanism, made = problem(spec, mask, causal)
+    (ours, _), (true, _) = (module.attend(mechanism, made) for module in (flex, eager))
+    torch.testing.assert_close(ours, true, rtol=0, atol=2e-6)
+
+
+def test_flex_attention_says_what_it_cannot_do():
+    q, k, v = torch.randn(3, 1, 1, 60, 16)
+    bias = torch.randn(60, 60)
+    found = explain(q, k, v, "banded_sparse", attn_mask=bias, dropout_p=0.1, return_weights=True).objections["flex"]
+    assert found == [
+        "tensors are on cpu; expected cuda",
+        "dropout_p=0.1; flex_attention has no dropout",
+        "bias is given; expected none",
+        "weights are asked for, which flex_attention does not return",
+    ]
+    with pytest.raises(
+        ValueError, match=r"backend 'flex' cannot compute banded_sparse.*expected cuda.*expected one of"
+    ):
+        sparse_attention(q, k, v, "banded_sparse", backend="flex")
+
+
+def test_static_patterns_of_models_stay_sparse_on_long_inputs(monkeypatch):
+    """A model passes its mask, not causality alone: that must not send a pattern to the dense product."""
+    from conftest import VOCABULARY, tiny_config
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(eager, "attend", lambda *a: pytest.fail("the dense product was taken"))
+    model = AutoModelForCausalLM.from_config(tiny_config("llama"), attn_implementation="banded_sparse:window=4")
+    ids = torch.randint(3, VOCABULARY, (1, 200))
+    assert hf_semfocus.verify(model, input_ids=ids)
+    assert model(ids).logits.isfinite().all()
