@@ -28,6 +28,7 @@ LAYERS = {
     "plots": set(),
     "report": {"plots"},
     "training": {"disk", "hf"},
+    "benchmark": {"hf", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
     "experiments": {"hf", "hub", "mechanisms", "metrics", "models", "plots", "report", "tasks", "text", "training"},
 }
 

@@ -1,0 +1,12 @@
+"""Benchmark of attention: correctness first, then time and peak memory against PyTorch's own and other libraries'.
+
+``recipes/bench.py`` is its command line.
+"""
+
+from .correct import IncorrectError
+from .plan import Plan, run
+from .plot import draw
+from .report import markdown, remarks, summary, tables
+from .suites import Suite, suite
+
+__all__ = ["IncorrectError", "Plan", "Suite", "draw", "markdown", "remarks", "run", "suite", "summary", "tables"]

@@ -1,0 +1,84 @@
+"""What is measured: an attention problem, a mechanism, and what it is expected to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+BELOW_SDPA = "below sdpa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One problem under one mechanism.
+
+    Args:
+        batch, heads, keys, head_dim: sizes of the problem.
+        mechanism: as ``NAME:param=value,...``.
+        causal: no query sees a later key.
+        queries: as many as keys by default; 1 is a step of decoding, the last position.
+        kv_heads: heads of keys and values; ``heads`` by default.
+        dtype: name of a floating type of torch.
+        direction: "train" (forward and backward), "forward" or "decode" (one query); the latter two without a graph.
+        over_sdpa, over_eager: times faster than those that it is to be; None for no goal.
+        memory: highest peak in 10**6 bytes, or "below sdpa"; None for no goal.
+        probe: whether peak memory is measured.
+
+    Raises:
+        ValueError: sizes or type that do not go together.
+    """
+
+    batch: int
+    heads: int
+    keys: int
+    head_dim: int
+    mechanism: str
+    causal: bool
+    queries: int | None = None
+    kv_heads: int | None = None
+    dtype: str = "float32"
+    direction: Literal["train", "forward", "decode"] = "train"
+    over_sdpa: float | None = None
+    over_eager: float | None = None
+    memory: float | Literal["below sdpa"] | None = None
+    probe: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "queries", self.queries or (1 if self.direction == "decode" else self.keys))
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        if self.queries not in (1, self.keys) or (self.direction == "decode" and self.queries != 1):
+            raise ValueError(
+                f"{self.queries} queries of {self.keys} keys ({self.direction}); expected as many, or 1 to decode"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads={self.heads}; expected a multiple of kv_heads={self.kv_heads}")
+
+    @property
+    def shape(self) -> str:
+        """The problem in words, mechanism excluded: cases with the same one are timed together."""
+        heads = f"{self.heads}" if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
+        words = [f"{self.batch},{heads},{self.keys},{self.head_dim}"]
+        words += [] if self.direction == "decode" else ["causal" if self.causal else "bidirectional"]
+        words += [] if self.direction == "train" else [self.direction]
+        words += [] if self.dtype == "float32" else [self.dtype]
+        return " ".join(words)
+
+    @property
+    def label(self) -> str:
+        """The case in words."""
+        return f"{self.shape} {self.mechanism}"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether query heads share key heads."""
+        return self.heads != self.kv_heads
+
+    def bytes_of_scores(self) -> int:
+        """Bytes of one dense matrix of float32 scores."""
+        return 4 * self.batch * self.heads * self.queries * self.keys
+
+
+def judged(goal: float | None, met: Callable[[float], bool]) -> dict[str, float | bool]:
+    """A goal and whether it is met, for the results; nothing without one."""
+    return {} if goal is None else {"goal": goal, "met": met(goal)}

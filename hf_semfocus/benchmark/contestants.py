@@ -1,0 +1,161 @@
+"""Who is measured: ours, PyTorch's attention, and what else does the same, as far as it is installed and fits."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache, partial
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import hf_semfocus
+
+from ..mechanisms import build
+from .cases import Case
+from .inputs import Attend, Inputs
+
+OURS, SDPA, EAGER, XTRANSFORMERS, FLEX, ADASPLASH = "ours", "sdpa", "eager", "x-transformers", "flex", "adasplash"
+DENSE = (SDPA, FLEX, ADASPLASH)
+"""Those that do not depend on the mechanism, so that cases of one shape share them."""
+NOTES = {
+    SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash back end",
+    EAGER: "the same mechanism on dense scores",
+    XTRANSFORMERS: "Attend(sparse_topk=k) of x-transformers, which keeps more than k keys where scores tie",
+    FLEX: "torch's flex_attention, compiled, all keys",
+    ADASPLASH: "adasplash, alpha 1.5: another sparse attention, which finds its own number of keys",
+}
+PEERS = (EAGER, XTRANSFORMERS, FLEX, ADASPLASH)
+"""Those that a run can do without."""
+DENSE_MATRICES = 8
+"""Matrices of scores that a dense implementation holds at a time, about, in a forward and a backward pass."""
+
+
+def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[str, Attend], dict[str, str]]:
+    """Who can run a case.
+
+    Args:
+        case: the problem.
+        backend: of ours.
+        device: where it runs.
+
+    Returns:
+        By name, what takes query, key and value; and the reasons of those that are left out.
+    """
+    found: dict[str, Attend] = {OURS: partial(sparse, case=case, backend=backend), SDPA: partial(_sdpa, case=case)}
+    left_out = {}
+    peers = (
+        (partial(sparse, case=case, backend="eager"), _too_large(case, device)),
+        (partial(_x_transformers, case=case), _no_x_transformers(case) or _too_large(case, device)),
+        (partial(_flex, case=case), _no_flex(case, device)),
+        (partial(_adasplash, case=case), _no_adasplash(case, device)),
+    )
+    for name, (make, reason) in zip(PEERS, peers, strict=True):
+        if reason is None:
+            found[name] = make
+        else:
+            left_out[name] = reason
+    return found, left_out
+
+
+def chosen(case: Case, inputs: Inputs, backend: str) -> str:
+    """The back end that computes a case: ``backend``, or what "auto" takes."""
+    if backend != "auto":
+        return backend
+    query, key, value, _ = inputs
+    options = {"is_causal": case.causal, "enable_gqa": case.grouped}
+    return hf_semfocus.explain(query, key, value, case.mechanism, **options).chosen
+
+
+def sparse(query: Tensor, key: Tensor, value: Tensor, *, case: Case, backend: str, **options: Any) -> Tensor:
+    """Ours."""
+    return hf_semfocus.sparse_attention(
+        query,
+        key,
+        value,
+        case.mechanism,
+        is_causal=case.causal,
+        enable_gqa=case.grouped,
+        backend=backend,
+        **options,
+    )
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, *, case: Case) -> Tensor:
+    # its is_causal counts positions from the first, so that the one query of decoding would see a single key
+    attend = partial(F.scaled_dot_product_attention, is_causal=case.causal and case.queries > 1)
+    if case.grouped:
+        attend = partial(attend, enable_gqa=True)
+    if query.is_cuda and case.dtype != "float32":
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return attend(query, key, value)
+    return attend(query, key, value)
+
+
+def _x_transformers(query: Tensor, key: Tensor, value: Tensor, *, case: Case) -> Tensor:
+    return _attend(build(case.mechanism).k, case.causal)(query, key, value)[0]
+
+
+@cache
+def _attend(k: int, causal: bool) -> Any:
+    from x_transformers.attend import Attend as XAttend
+
+    return XAttend(sparse_topk=k, causal=causal)
+
+
+def _no_x_transformers(case: Case) -> str | None:
+    if not case.mechanism.startswith("topk_sparse"):
+        return "has top-k only"
+    if case.grouped:
+        return "orders groups of heads otherwise"
+    return None if _installed("x_transformers") else "not installed; pip install x-transformers"
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, *, case: Case) -> Tensor:
+    attend, mask = _compiled(case.queries, case.keys, case.causal, query.device)
+    return attend(query, key, value, block_mask=mask, enable_gqa=case.grouped)
+
+
+@cache
+def _compiled(queries: int, keys: int, causal: bool, device: torch.device) -> tuple[Any, Any]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    mask = None
+    if causal and queries > 1:
+        mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, queries, keys, device=device.type)
+    return torch.compile(flex_attention), mask
+
+
+def _no_flex(case: Case, device: torch.device) -> str | None:
+    return None if device.type == "cuda" else "has no backward pass on a CPU"
+
+
+def _adasplash(query: Tensor, key: Tensor, value: Tensor, *, case: Case) -> Tensor:
+    from adasplash import adasplash
+
+    return adasplash(query, key, value, alpha=1.5, is_causal=case.causal)
+
+
+def _no_adasplash(case: Case, device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return "runs on CUDA only"
+    if case.direction == "decode" or case.grouped:
+        return "is compared in training, with as many key heads as query heads"
+    return None if _installed("adasplash") else "not installed; pip install adasplash"
+
+
+def _too_large(case: Case, device: torch.device) -> str | None:
+    """Why dense scores do not fit: on a GPU what is asked for in vain is refused, on a CPU it ends the process."""
+    if device.type == "cuda":
+        room = 0.9 * torch.cuda.mem_get_info(device)[0]
+    else:
+        room = 0.5 * psutil.virtual_memory().available
+    needed = DENSE_MATRICES * case.bytes_of_scores()
+    return None if needed <= room else f"takes about {needed / 1e9:.0f} GB, {DENSE_MATRICES} dense matrices of scores"
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,50 @@
+"""Tensors of a case, and the step that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cases import Case
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Inputs(NamedTuple):
+    """Query, key and value of a case, and the gradient of its output, None where there is no backward pass."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    upstream: Tensor | None
+
+    @classmethod
+    def of(cls, case: Case, device: torch.device, seed: int = 0) -> Inputs:
+        """Normal numbers of the case's sizes and type."""
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def normal(heads: int, length: int) -> Tensor:
+            sizes = (case.batch, heads, length, case.head_dim)
+            made = torch.randn(sizes, generator=generator, device=device, dtype=getattr(torch, case.dtype))
+            return made.requires_grad_(case.direction == "train")
+
+        query, key, value = (normal(case.heads, case.queries), *(normal(case.kv_heads, case.keys) for _ in range(2)))
+        return cls(query, key, value, normal(case.heads, case.queries).detach() if query.requires_grad else None)
+
+
+def step(attend: Attend, inputs: Inputs) -> tuple[Tensor, ...]:
+    """One forward pass, and one backward pass where the case has one.
+
+    Returns:
+        The output, and then the gradients of query, key and value if they were asked for. They are new tensors, for
+        every contestant alike: nothing is accumulated.
+    """
+    query, key, value, upstream = inputs
+    if upstream is None:
+        with torch.no_grad():
+            return (attend(query, key, value),)
+    output = attend(query, key, value)
+    return output, *torch.autograd.grad(output, (query, key, value), upstream)

@@ -1,0 +1,77 @@
+"""Peak memory of one contestant, in a process of its own.
+
+What counts is all that a step allocates over its inputs: the output and the gradients of query, key and value, which
+every contestant has to make, are in it; the inputs and the gradient of the output are not. On a CPU it is the resident
+memory at its highest, minus that before the step; on CUDA what PyTorch has allocated. A step of a tiny problem comes
+first, so that libraries, compiled kernels and their buffers are not counted.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from ..training.memory import peak_megabytes, reset_peak
+from .cases import Case
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+"""Environment of the process: glibc gives every tensor pages of its own and takes them back when it is freed.
+
+By default it keeps freed memory for the next tensor, and resident memory is more than what is in use.
+"""
+
+
+def peak_of(step: Callable[[], Any], device: torch.device) -> float:
+    """Memory that ``step`` takes at its highest over what was taken before, in 10**6 bytes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device) / 1e6
+    else:
+        before = psutil.Process().memory_info().rss / 1e6
+    reset_peak(device)
+    kept = step()
+    peak = peak_megabytes(device) - before
+    del kept
+    return peak
+
+
+def peak_in_own_process(
+    case: Case, contestant: str, *, backend: str, device: str, threads: int
+) -> dict[str, float | str]:
+    """Measure one contestant in a fresh process.
+
+    Returns:
+        ``megabytes``, the peak over the inputs, and ``results_megabytes``, the part that is output and gradients; or
+        ``failed``, how the process ended, such as by the system's want of memory.
+    """
+    asked = {
+        "case": asdict(case),
+        "contestant": contestant,
+        "backend": backend,
+        "device": device,
+        "threads": threads,
+    }
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.probe", json.dumps(asked)],
+        env={**os.environ, **ALLOCATOR, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        return {"failed": f"killed by signal {-done.returncode}" if done.returncode < 0 else last}
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,165 @@
+"""Training steps of whole models: the same model and batch, with full attention and with ours in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .. import tasks
+from ..hf import configure
+from ..models import Sizes, build_model
+from ..text import causal_lm
+from ..training import classification
+from .cases import Case, judged
+from .contestants import OURS, SDPA
+from .timing import Timing, measure
+
+VOCABULARY = 8192
+"""Tokens of the language model: GPT-2's own 50257 would mostly time the output layer."""
+SHORTEST_REPETITION = 0.25
+"""Seconds of a repetition at least: steps of a small model vary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStep:
+    """A training step of one model: forward, backward, clipping of the gradient, and the optimizer.
+
+    Args:
+        name: what it is, in words.
+        batch, length: sequences and tokens of each.
+        mechanism: as ``NAME:param=value,...``.
+        goal: times the tokens per second of the same step with ``sdpa``.
+        task: synthetic task that the paper's encoder is sized for, with SGD as in ``recipes/pretrain.py``; None for
+            GPT-2 of 12 layers and width 768, with AdamW.
+        dropout: probability; the encoder's own is 0.01, with which PyTorch's attention on a CPU holds all scores.
+        shortest: tokens of the shortest sequence, the rest is padding; ``length`` by default, without a mask.
+    """
+
+    name: str
+    batch: int
+    length: int
+    mechanism: str
+    goal: float
+    task: str | None = None
+    dropout: float = 0.0
+    shortest: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The step in words."""
+        return f"{self.name}, {self.batch} x {self.length}"
+
+    @property
+    def case(self) -> Case:
+        """The attention problem of a layer."""
+        heads = 12 if self.task is None else 1
+        causal = self.task is None
+        sizes = {"batch": self.batch, "heads": heads, "keys": self.length, "head_dim": 64}
+        return Case(**sizes, mechanism=self.mechanism, causal=causal)
+
+    @property
+    def training(self) -> str:
+        """Dropout, optimizer and vocabulary in words."""
+        if self.task is None:
+            return f"dropout {self.dropout:g}, AdamW, {VOCABULARY} tokens of vocabulary"
+        return f"dropout {self.dropout:g}, SGD"
+
+    def build(self) -> PreTrainedModel:
+        """The model, with random weights."""
+        if self.task is None:
+            sizes = Sizes(VOCABULARY, None, None, self.length, 768, 3072, 12, 12, None, self.dropout)
+            return build_model("causal_lm", "gpt2", SDPA, sizes)
+        task = tasks.get(self.task)
+        sizes = Sizes(task.vocab_size, task.num_labels, task.pad_token_id, self.length, num_layers=task.num_layers)
+        sizes = replace(sizes, dropout=self.dropout)
+        return build_model("classification", "paper", SDPA, sizes)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """A batch of random tokens and labels, with a mask if there is padding."""
+        if self.task is None:
+            ids = torch.randint(VOCABULARY, (self.batch, self.length))
+            return {"input_ids": ids, "labels": ids}
+        task = tasks.get(self.task)
+        batch = {
+            "input_ids": torch.randint(task.pad_token_id, (self.batch, self.length)),
+            "labels": torch.randint(task.num_labels, (self.batch,)),
+        }
+        if self.shortest is not None:
+            lengths = torch.linspace(self.shortest, self.length, self.batch).long()
+            batch["attention_mask"] = (torch.arange(self.length) < lengths[:, None]).long()
+            batch["input_ids"].masked_fill_(batch["attention_mask"] == 0, task.pad_token_id)
+        return batch
+
+
+MAIN_JOB = ModelStep(
+    name="even_pairs",
+    task="even_pairs",
+    batch=25,
+    length=40,
+    mechanism="topk_sparse:k=5",
+    goal=round(1 / 1.15, 3),
+    dropout=0.01,
+)
+LISTOPS = ModelStep(
+    name="listops", task="listops", batch=25, length=600, mechanism="topk_sparse:k=5", goal=1.6, dropout=0.01
+)
+STEPS = (
+    LISTOPS,
+    replace(LISTOPS, name="listops, padded from 501", shortest=501),
+    replace(LISTOPS, name="listops, no dropout", dropout=0.0),
+    ModelStep(name="GPT-2", batch=4, length=512, mechanism="topk_sparse:k=8", goal=1.0),
+    ModelStep(name="GPT-2", batch=1, length=4096, mechanism="topk_sparse:k=8", goal=1.4),
+    MAIN_JOB,
+)
+
+
+def time_step(
+    wanted: ModelStep, backend: str, repeats: int, shortest: float = SHORTEST_REPETITION
+) -> tuple[dict[str, Timing], int]:
+    """Time a training step with both attentions, which take turns on one model.
+
+    Returns:
+        The timings by contestant, and the tokens of a step, padding not counted.
+    """
+    torch.manual_seed(0)
+    model, batch = wanted.build().train(), wanted.inputs()
+    tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else wanted.batch * wanted.length
+    # so small that the weights stay what they are, step after step; the time does not depend on it
+    optimizer = (torch.optim.AdamW if wanted.task is None else torch.optim.SGD)(model.parameters(), lr=1e-6)
+    settings = {} if backend == "auto" else {"backend": backend}
+    switch: dict[str, Callable[[], Any]] = {
+        OURS: partial(configure, model, wanted.mechanism, **settings),
+        SDPA: partial(model.set_attn_implementation, SDPA),
+    }
+    objective, limit = (causal_lm, 1.0) if wanted.task is None else (classification, 0.5)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        objective(model, batch)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        optimizer.step()
+
+    timings, _ = measure(dict.fromkeys(switch, train), repeats, prepare=switch, shortest=shortest)
+    return timings, tokens
+
+
+def measure_step(wanted: ModelStep, backend: str, repeats: int) -> dict[str, Any]:
+    """Time a training step; the result is ready for JSON, with tokens per second and whether the goal is met."""
+    timings, tokens = time_step(wanted, backend, repeats)
+    ratio = timings[SDPA].median / timings[OURS].median
+    return {
+        "label": wanted.label,
+        "mechanism": wanted.mechanism,
+        "training": wanted.training,
+        "tokens": tokens,
+        "seconds": {name: timing.as_dict() for name, timing in timings.items()},
+        "tokens_per_second": {name: round(tokens / timing.median, 1) for name, timing in timings.items()},
+        "times_faster": round(ratio, 3),
+        **judged(wanted.goal, lambda goal: ratio >= goal),
+    }

@@ -1,0 +1,124 @@
+"""Time of contestants that take turns, so that what else the machine does hits all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..report import quartiles
+
+LEAST_REPEATS = 7
+"""Repetitions from which on a ratio counts as measured."""
+SHORTEST = 0.05
+"""Seconds that a repetition takes at least: a contestant that is faster is called several times in it."""
+SLOW, FEW = 2.0, 3
+"""A contestant that only gives context takes part in ``FEW`` repetitions if a call takes over ``SLOW`` seconds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, a value per repetition, each the mean of ``calls`` calls in a row."""
+
+    seconds: tuple[float, ...]
+    calls: int
+
+    @property
+    def median(self) -> float:
+        """Median over the repetitions, in seconds."""
+        return statistics.median(self.seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Median and quartiles in seconds, and how often it was measured."""
+        low, middle, high = quartiles(self.seconds)
+        return {
+            "median": float(f"{middle:.5g}"),
+            "quartiles": [float(f"{low:.5g}"), float(f"{high:.5g}")],
+            "repetitions": len(self.seconds),
+            "calls_per_repetition": self.calls,
+        }
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds that waits for what the device was asked to do."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def measure(
+    contestants: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    context: Collection[str] = (),
+    prepare: Mapping[str, Callable[[], Any]] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    shortest: float = SHORTEST,
+    slow: float = SLOW,
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Time every contestant in turn, again and again: A B C, A B C, ...
+
+    Args:
+        contestants: what to call, by name.
+        repeats: rounds.
+        context: names that no goal depends on: slow ones take part in the first rounds only, and those whose first
+            call fails not at all.
+        prepare: what to call before the repetition of a name, outside the time.
+        clock: seconds.
+        shortest: seconds a repetition takes at least.
+        slow: seconds of a call from which on one of ``context`` is slow.
+
+    Returns:
+        The timings, and how those failed that did, by name.
+    """
+    prepare = prepare or {}
+
+    def timed(name: str, calls: int) -> float:
+        prepare.get(name, _nothing)()
+        call = contestants[name]
+        start = clock()
+        for _ in range(calls):
+            call()
+        return (clock() - start) / calls
+
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        calls, rounds, failures = {}, {}, {}
+        for name in contestants:
+            try:
+                once = timed(name, 1)  # the first call loads and compiles
+            except Exception as error:
+                if name not in context:
+                    raise
+                failures[name] = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                continue
+            if once <= slow:
+                once = timed(name, 1)
+            calls[name] = max(1, math.ceil(shortest / max(once, 1e-9))) if once < shortest else 1
+            rounds[name] = min(repeats, FEW) if name in context and once > slow else repeats
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(repeats):
+            for name in calls:
+                if number < rounds[name]:
+                    seconds[name].append(timed(name, calls[name]))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Timing(tuple(seconds[name]), calls[name]) for name in calls}, failures
+
+
+def _nothing() -> None:
+    pass
