@@ -212,7 +212,7 @@ def test_candidates_beyond_the_buffer():
 @runs_kernels
 def test_candidates_among_many_keys():
     """More than 32 tiles of keys, whose marks need more than one word."""
-    at = problem(batch=1, queries=20, keys=1100, dim=16, causal=True)
+    at = problem(batch=1, queries=10, keys=560, dim=16, causal=True)
     with torch.no_grad():
         at.query.copy_((at.query * 20).round())
         at.key.copy_((at.key * 20).round())
@@ -225,8 +225,8 @@ def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
     from hf_semfocus.backends.triton import common
 
     sinks = torch.zeros(2, device=DEVICE, requires_grad=True)
-    at = problem(batch=1, queries=9, keys=40, dropout_p=dropout_p, sinks=sinks)
-    mechanism, grad = mechanisms.build("topk_sparse:k=13"), torch.randn(1, 2, 9, 24, device=DEVICE)
+    at = problem(batch=1, queries=5, keys=20, dropout_p=dropout_p, sinks=sinks)
+    mechanism, grad = mechanisms.build("topk_sparse:k=13"), torch.randn(1, 2, 5, 24, device=DEVICE)
     found = []
     for elements in (1 << 16, 4 * 32):
         monkeypatch.setattr(common, "TILE_ELEMENTS", elements)
@@ -267,10 +267,11 @@ def test_a_row_without_keys_gives_zeros_and_finite_gradients(poisoned_memory):
 
 
 @runs_kernels
-def test_no_queries_no_work():
-    at = problem(queries=0, keys=9)
+@pytest.mark.parametrize(("batch", "queries"), [(2, 0), (0, 9)])
+def test_no_queries_no_work(batch, queries):
+    at = problem(batch=batch, queries=queries, keys=9)
     out, _ = backend.attend(mechanisms.build("topk_sparse"), at)
-    assert out.shape == (2, 2, 0, 24)
+    assert out.shape == (batch, 2, queries, 24)
     out.sum().backward()
     assert (at.key.grad == 0).all()
 

@@ -24,29 +24,35 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
     """Why this back end cannot do the job, each with what was found and what was expected; empty if it can."""
     query, key, value = problem.query, problem.key, problem.value
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    types = {torch.float16, torch.float32} | (set() if interpreted else {torch.bfloat16})
-    found = {tensor.dtype for tensor in (query, key, value)}
-    keys = key.shape[2]
-    checks = {
-        "triton is not installed; expected the extra hf_semfocus[gpu]": importlib.util.find_spec("triton") is None,
-        f"tensors are on {query.device.type}; expected cuda (or TRITON_INTERPRET=1)": query.device.type != "cuda"
-        and not interpreted,
-        "torch.compile is tracing; expected plain execution": torch.compiler.is_compiling(),
-        f"{mechanism.name} does not select by score alone; expected topk_sparse or bottomk_sparse": not _by_score(
-            mechanism
+    # the interpreter computes bfloat16 wrongly, in silence
+    known = [torch.float16, torch.float32] if interpreted else [torch.bfloat16, torch.float16, torch.float32]
+    types = sorted({tensor.dtype for tensor in (query, key, value)}, key=str)
+    device, head_dim, value_dim, keys = query.device.type, query.shape[-1], value.shape[-1], key.shape[2]
+    k = getattr(mechanism, "k", 0)
+    reachable = device == "cuda" or interpreted
+    missing = importlib.util.find_spec("triton") is None
+    found = [
+        (missing, "triton is not installed; expected the extra hf_semfocus[gpu]"),
+        (not reachable, f"tensors are on {device}; expected cuda (or TRITON_INTERPRET=1)"),
+        (torch.compiler.is_compiling(), "torch.compile is tracing; expected plain execution"),
+        (
+            not _by_score(mechanism),
+            f"{mechanism.name} does not select by score alone; expected topk_ or bottomk_sparse",
         ),
-        f"k={getattr(mechanism, 'k', 0)}; expected at most {MAX_K}": min(getattr(mechanism, "k", 0), keys) > MAX_K,
-        f"types {', '.join(sorted(map(str, found)))}; expected one of {', '.join(sorted(map(str, types)))}": len(found)
-        > 1
-        or not found <= types,
-        f"head_dim {query.shape[-1]}; expected at most {MAX_DIM}": query.shape[-1] > MAX_DIM,
-        f"value_dim {value.shape[-1]}; expected at most {MAX_DIM}": value.shape[-1] > MAX_DIM,
-        "no keys; expected at least one": keys == 0,
-        "a bias of the scores; expected none": problem.bias is not None,
-        f"softcap {problem.softcap}; expected none": problem.softcap is not None,
-        "return_weights; expected the output alone": return_weights,
-    }
-    return [reason for reason, holds in checks.items() if holds]
+        (min(k, keys) > MAX_K, f"k={k}; expected at most {MAX_K}"),
+        (len(types) > 1 or types[0] not in known, f"types {_listed(types)}; expected one of {_listed(known)}"),
+        (head_dim > MAX_DIM, f"head_dim {head_dim}; expected at most {MAX_DIM}"),
+        (value_dim > MAX_DIM, f"value_dim {value_dim}; expected at most {MAX_DIM}"),
+        (keys == 0, "no keys; expected at least one"),
+        (problem.bias is not None, "a bias of the scores; expected none"),
+        (problem.softcap is not None, f"softcap {problem.softcap}; expected none"),
+        (return_weights, "return_weights; expected the output alone"),
+    ]
+    return [reason for holds, reason in found if holds]
+
+
+def _listed(types: list[torch.dtype]) -> str:
+    return ", ".join(map(str, types))
 
 
 def _by_score(mechanism: Mechanism) -> bool:

@@ -152,14 +152,14 @@ def backward(
         )
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), grad_sinks
 
-    head = torch.arange(batch * kv_heads, device=index.device, dtype=torch.int32)
-    number = index.view(batch * kv_heads, -1) + head.view(-1, 1) * keys
+    # number of the key every entry points to, counted through batch and heads; last what points to none
     total = batch * kv_heads * keys
-    number = torch.where(index.view(batch * kv_heads, -1) < 0, total, number)
-    number, order = number.flatten().sort(stable=True)
+    column = index.view(batch * kv_heads, heads // kv_heads * queries * k)
+    first = torch.arange(0, total, keys, device=index.device, dtype=torch.int32).view(-1, 1)
+    number, order = torch.where(column < 0, total, first + column).flatten().sort(stable=True)
     begin = torch.searchsorted(number, torch.arange(total + 1, device=index.device, dtype=number.dtype))
     grad_key, grad_value = key.new_empty(key.shape), value.new_empty(value.shape)
-    runs, entries = gathered_tile(max(1, index.numel() // total), query.shape[-1], value.shape[-1])
+    runs, entries = gathered_tile(max(1, index.numel() // max(1, total)), query.shape[-1], value.shape[-1])
     _gather[(triton.cdiv(total, runs),)](
         *saved, order, begin, grad_key, grad_value, *settings, total, *strides, **constants, R=runs, E=entries,
         num_warps=4,
