@@ -45,15 +45,31 @@ def test_small_problems_without_kernels_take_the_dense_product():
     assert "the cheapest up to" in str(told)
 
 
-def test_global_tokens_that_see_all_keys_have_no_lists():
-    q, k, v = torch.randn(3, 1, 1, 1500, 8)
-    told = explain(q, k, v, "banded_sparse:window=4,num_global_tokens=2")
-    assert told.chosen == "chunked"
-    assert told.objections["gather"] == [
-        "banded_sparse:window=4,edge=shifted,num_global_tokens=2,global_position=first lets a query keep any number "
-        "of keys"
-    ]
-    assert explain(q, k, v, "banded_sparse:window=4,num_global_tokens=2", is_causal=True).chosen != "chunked"
+def test_global_tokens_are_few_rows_beside_the_lists(monkeypatch):
+    """Queries that see all keys make neither the other lists longer nor the other rows dense."""
+    seen = []
+    original = eager.attend
+    monkeypatch.setattr(eager, "attend", lambda m, p, *rest: seen.append(p.shape) or original(m, p, *rest))
+    q, k, v = torch.randn(3, 1, 2, 300, 8)
+    spec = "banded_sparse:window=4,num_global_tokens=3"
+    out = sparse_attention(q, k, v, spec, backend="gather")
+    assert seen == [(1, 2, 3, 300)]
+    assert lists.make(*problem(spec)).shape[-1] == 4 + 3
+    torch.testing.assert_close(out, sparse_attention(q, k, v, spec, backend="eager"))
+
+
+def test_a_pattern_that_does_not_tell_its_reach_has_no_lists():
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True, kw_only=True)
+    class Even(mechanisms.Mechanism):
+        """Every query keeps the keys at even positions."""
+
+        def pattern(self, at):
+            return at.key % 2 == 0
+
+    _, made = problem("topk_sparse")
+    assert lists.objections(Even(), made) == ["full lets a query keep any number of keys"]
 
 
 def problem(spec, mask=None, causal=False, n=75, **sizes):
@@ -77,7 +93,7 @@ STATIC = [
 ]
 
 
-@pytest.mark.parametrize("spec", [spec for spec in STATIC if "global" not in spec])
+@pytest.mark.parametrize("spec", STATIC)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", ["none", "padding", "any"])
 def test_lists_are_the_pattern(spec, causal, kind):
@@ -86,9 +102,11 @@ def test_lists_are_the_pattern(spec, causal, kind):
     index = lists.make(mechanism, made)
     shape = (*index.shape[:3], 76)
     listed = torch.zeros(shape, dtype=torch.bool).scatter(-1, torch.where(index < 0, 75, index).long(), True)[..., :75]
-    assert torch.equal(
-        listed.expand(2, 1, -1, -1), mechanism.keep(None, made.allowed, made.positions()).expand(2, 1, 75, 75)
-    )
+    at = made.positions()
+    true = mechanism.keep(None, made.allowed, at)
+    if (wide := mechanism.sees_all(at)) is not None:
+        true = true & ~wide
+    assert torch.equal(listed.expand(2, 1, -1, -1), true.expand(2, 1, 75, 75))
     # in order, and no column twice
     assert (index[..., 1:] > index[..., :-1]).logical_or(index[..., 1:] < 0).all()
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_semfocus import explain, mechanisms, sparse_attention
+from hf_semfocus import mechanisms, sparse_attention
 from hf_semfocus.backends import chunked, gather
 
 # float64 tells exact from nearly; the compiled kernels are float32 alone: as many units in the last place
@@ -39,20 +39,10 @@ def inputs(batch=2, heads=3, queries=13, keys=None, dim=5, dtype=torch.float64, 
 
 
 def attend(q, k, v, name, backend, /, weights=False, **kwargs):
-    """Output, and weights where they are asked for and the back end has them; skips what lists do not serve."""
+    """Output, and weights where they are asked for and the back end has them."""
     weights = weights and backend != "native"
-    made = dict(kwargs, return_weights=weights)
-    objections = explain(q, k, v, name, **made).objections[backend]
-    if objections == [
-        f"{mechanisms.build(name, **params_of(name, kwargs)).spec} lets a query keep any number of keys"
-    ]:
-        pytest.skip(objections[0])
-    found = sparse_attention(q, k, v, name, backend=backend, **made)
+    found = sparse_attention(q, k, v, name, backend=backend, return_weights=weights, **kwargs)
     return found if weights else (found, None)
-
-
-def params_of(name, kwargs):
-    return {key: value for key, value in kwargs.items() if key in mechanisms.parameters(mechanisms.get(name))}
 
 
 def near(backend):
@@ -319,10 +309,7 @@ def test_any_mask_any_size_with_ties(name, backend, causal, n, size, g, seed, le
     allowed |= torch.eye(n, dtype=torch.bool)
     if causal:
         allowed &= causal_mask(n)
-    used = backend
-    if g and not causal and "num_global_tokens" in params and backend in ("gather", "native"):
-        used = "chunked"  # global tokens see all keys, which no list holds
-    out, weights = attend(q, k, v, name, used, weights=True, attn_mask=allowed[:, None], is_causal=causal, **params)
+    out, weights = attend(q, k, v, name, backend, weights=True, attn_mask=allowed[:, None], is_causal=causal, **params)
     out_true, weights_true = expected(q, k, v, name, params, allowed, causal)
     torch.testing.assert_close(out.double(), out_true, **near(backend))
     if weights is not None:

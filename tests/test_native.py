@@ -1,5 +1,7 @@
 """The compiled kernels: exact selection at sizes of many strips, ties and NaN, gradients, and how they are built."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -178,8 +180,6 @@ def test_what_the_kernels_cannot_do_is_refused_with_the_reason(change, words):
 
 
 def run(code, **environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", "import torch, hf_semfocus\nq, k, v = torch.randn(3, 1, 1, 1500, 8)\n" + code],
         capture_output=True,
@@ -219,6 +219,22 @@ def test_the_library_is_compiled_once_and_found_again(tmp_path):
     before = library.stat().st_mtime_ns
     assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "native\n"
     assert library.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instruction sets of x86-64")
+@pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])
+def test_other_instruction_sets_compute_the_same(march, monkeypatch, tmp_path):
+    """The source has a branch for AVX-512, one for AVX2 and one for neither."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", tuple(flag.replace("native", march) for flag in build.FLAGS))
+    library = build.load.__wrapped__()
+    assert not isinstance(library, str), library
+    monkeypatch.setattr(build, "load", lambda: library)
+    for k in (1, 64, 6000):
+        test_selection_over_many_strips_with_ties(1, k, 2, None)
+    test_all_scores_equal_keeps_the_last_keys(12)
+    test_output_and_gradients()
 
 
 def test_memory_is_of_the_order_of_the_lists():

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import eager, lists
+from . import eager, lists, wide
 
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
@@ -44,7 +44,7 @@ def attend(
     dropped = F.dropout(weights, problem.dropout_p).view(-1, slots)
     output = mix(dropped, problem.repeat_heads(problem.value).flatten(0, 2), rows)
     full = weights.new_zeros(problem.shape).scatter_add(-1, index, weights) if return_weights else None
-    return output.view(batch, heads, queries, -1), full
+    return wide.fill(mechanism, problem, output.view(batch, heads, queries, -1), full)
 
 
 def _dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

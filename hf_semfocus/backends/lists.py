@@ -2,7 +2,7 @@
 
 A list is an integer tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer than
 ``slots`` keys; batch and heads are 1 where all share it. Static patterns make their lists from the positions within
-their reach, without looking at the others.
+their reach, without looking at the others; queries that see all keys have empty lists, see :mod:`.wide`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     near = mechanism.reach(at).sort(-1).values
     keep = (near >= 0) & (near < at.length) & mechanism.pattern(at._replace(key=near))
     keep[..., 1:] &= near[..., 1:] != near[..., :-1]
+    if (wide := mechanism.sees_all(at)) is not None:
+        keep &= ~wide
     columns = near if problem.plain else _columns(at.key, near)
     absent = problem.shape[3]
     slots = max(1, int(keep.sum(-1).max()))

@@ -76,6 +76,10 @@ class Mechanism:
         """
         return None
 
+    def sees_all(self, at: Positions) -> Tensor | None:
+        """The few queries that keep every key, which ``reach`` need not cover: bool ``[..., queries, 1]``."""
+        return None
+
     def priority(self, scores: Tensor, at: Positions) -> Tensor | None:
         """Priority of every key, broadcastable to ``scores``; None for no selection."""
         return None

@@ -31,15 +31,21 @@ class GlobalTokens(Mechanism):
         """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``."""
         raise NotImplementedError
 
-    def reach(self, at: Positions) -> Tensor | None:
+    def reach(self, at: Positions) -> Tensor:
         g = self.num_global_tokens
-        if g == 0:
-            return self.near(at.query, at.length, at.causal)
-        if not at.causal:
-            return None  # global tokens see all keys
-        local = g + self.near(at.query - g, at.length - g, at.causal)
-        everywhere = torch.arange(g, device=local.device).expand(*local.shape[:-1], g)
-        return torch.cat([everywhere, local], -1)
+        if self.global_position == "first":
+            local = g + self.near(at.query - g, at.length - g, at.causal)
+            everywhere = torch.arange(g, device=local.device)
+        else:
+            local = self.near(at.query, at.length - g, at.causal)
+            everywhere = at.length - g + torch.arange(g, device=local.device)
+        return torch.cat([everywhere.expand(*local.shape[:-1], g), local], -1)
+
+    def sees_all(self, at: Positions) -> Tensor | None:
+        g = self.num_global_tokens
+        if g == 0 or at.causal:  # causal global tokens see each other alone
+            return None
+        return at.query < g if self.global_position == "first" else at.query >= at.length - g
 
     def pattern(self, at: Positions) -> Tensor:
         g = self.num_global_tokens

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ...mechanisms import Mechanism
 from ...problem import Problem
-from .. import lists
+from .. import lists, wide
 from . import build, kernels
 
 
@@ -51,7 +51,8 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     sinks = None if problem.sinks is None else problem.sinks.float().contiguous()
     slots = (*query.shape[:3], index.shape[-1])
     dropout = F.dropout(query.new_ones(slots), problem.dropout_p) if problem.dropout_p else None
-    return _Attend.apply(query, key, value, bias, sinks, index, dropout, problem.scale), None
+    output = _Attend.apply(query, key, value, bias, sinks, index, dropout, problem.scale)
+    return wide.fill(mechanism, problem, output)
 
 
 def _lists(mechanism: Mechanism, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
