@@ -58,6 +58,16 @@ def test_global_tokens_are_few_rows_beside_the_lists(monkeypatch):
     torch.testing.assert_close(out, sparse_attention(q, k, v, spec, backend="eager"))
 
 
+@pytest.mark.parametrize("position", ["first", "last"])
+def test_global_tokens_under_a_mask_of_every_head(position):
+    mask = torch.rand(2, 4, 75, 75) < 0.7
+    mechanism, made = problem(f"banded_sparse:window=5,num_global_tokens=3,global_position={position}", mask)
+    (true, weights), *others = [module.attend(mechanism, made, True) for module in (eager, BACKENDS["gather"])]
+    for output, found in others:
+        torch.testing.assert_close(output, true, rtol=0, atol=2e-6)
+        torch.testing.assert_close(found, weights, rtol=0, atol=2e-6)
+
+
 def test_a_pattern_that_does_not_tell_its_reach_has_no_lists():
     from dataclasses import dataclass
 

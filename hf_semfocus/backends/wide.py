@@ -21,13 +21,13 @@ def fill(
     """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
     if not mechanism.positional or (wide := mechanism.sees_all(problem.positions())) is None:
         return output, weights
-    batch, _heads, queries, _ = problem.shape
-    wide = wide[:, 0, :, 0].expand(batch, queries)
-    if not (most := int(wide.sum(-1).max())):
+    batch, _, queries, _ = problem.shape
+    wide = wide.expand(batch, -1, queries, 1)
+    if not (most := int(wide.sum(2).max())):
         return output, weights
     # as many rows of every sequence; those beyond its own are left as they are
-    rows = wide.int().topk(most, -1).indices.sort(-1).values.view(batch, 1, most, 1)
-    wanted = wide.view(batch, 1, queries, 1).gather(2, rows)
+    rows = wide.int().topk(most, 2).indices.sort(2).values
+    wanted = wide.gather(2, rows)
     full = replace(
         problem,
         query=_take(problem.query, rows),
@@ -54,10 +54,11 @@ def _take(tensor: Tensor, rows: Tensor) -> Tensor:
     """Rows of every sequence, of a tensor that may be the same for all rows, sequences and heads."""
     if tensor.shape[2] == 1:
         return tensor
-    tensor = tensor.expand(rows.shape[0], -1, -1, -1)
-    return tensor.gather(2, rows.expand(-1, tensor.shape[1], -1, tensor.shape[3]))
+    heads = max(tensor.shape[1], rows.shape[1])
+    tensor = tensor.expand(rows.shape[0], heads, -1, -1)
+    return tensor.gather(2, rows.expand(-1, heads, -1, tensor.shape[3]))
 
 
 def _put(whole: Tensor, rows: Tensor, wanted: Tensor, part: Tensor) -> Tensor:
-    where = rows.expand(-1, *whole.shape[1:2], -1, whole.shape[3])
+    where = rows.expand(-1, whole.shape[1], -1, whole.shape[3])
     return whole.scatter(2, where, torch.where(wanted, part, whole.gather(2, where)))
