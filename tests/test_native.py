@@ -55,6 +55,15 @@ def test_all_scores_equal_keeps_the_last_keys(queries):
     assert (index.sort(-1).values == torch.arange(8994, 9000)).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 8, 40), (1, 1, 1, 40), (1, 1, 8, 1), (1, 2, 8, 40)])
+def test_masks_of_any_layout(shape):
+    query, key = integers(1, 2, 8, 5), integers(1, 2, 40, 5)
+    mask = (torch.rand(shape).mT.contiguous() < 0.6).mT  # queries beside each other in memory
+    index = kernels.select(query, key, 3, 1.0, 1, mask, None, None)
+    scores = query @ key.mT
+    assert torch.equal(kept(index, 40), highest(scores, mask.expand_as(scores), 3))
+
+
 def test_zero_and_minus_zero_tie():
     key = torch.tensor([[0.0], [-1.0], [0.0], [-1.0]]).view(1, 1, 4, 1)
     index = kernels.select(torch.tensor([0.0]).view(1, 1, 1, 1), key, 1, 1.0, 1, None, None, None)
@@ -141,6 +150,17 @@ def test_gradients_are_the_same_every_time_and_for_any_number_of_threads():
     torch.set_num_threads(1)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.parametrize("empty", [(0, 2, 5, 4), (2, 2, 0, 4)])
+def test_nothing_to_attend_is_left_to_the_formula(empty):
+    q, _k, _v = (torch.randn(empty, requires_grad=True) for _ in range(3))
+    keys = torch.randn(*empty[:2], 5, 4)
+    out = sparse_attention(q, keys, keys, "topk_sparse:k=2")
+    out.sum().backward()
+    assert out.shape == q.grad.shape == empty
+    with pytest.raises(ValueError, match=r"backend 'native' cannot compute .*there is nothing to attend"):
+        sparse_attention(q, keys, keys, "topk_sparse:k=2", backend="native")
 
 
 @pytest.mark.parametrize("seen", [0, 40])

@@ -1,5 +1,6 @@
 """The README tells the truth: every block runs, and its tables come from the code."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from hf_semfocus import mechanisms, tasks
+from hf_semfocus.benchmark import summary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +45,12 @@ def test_table_of_mechanisms(name):
 def test_list_of_tasks():
     listed = re.search(r"^Tasks: (.*?)\.", README, re.MULTILINE | re.DOTALL).group(1)
     assert re.findall(r"`(\w+)`", listed) == tasks.names()
+
+
+def test_table_of_speeds_is_what_was_measured():
+    made, table = re.search(r"<!-- made by: python (.*?) -->\n(.*?)\n<!-- end -->", README, re.S).groups()
+    [path] = re.findall(r"^recipes/bench.py --summary (recipes/results/\S+\.json)$", made)
+    assert table == summary(json.loads((ROOT / path).read_text()))
 
 
 def test_every_block_is_of_a_kind_that_runs():

@@ -16,7 +16,7 @@ from . import eager, lists
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
     """Why chunks cannot compute ``problem``; empty if they can."""
-    return [] if problem.shape[2] else ["there are no queries"]
+    return ["there is nothing to attend"] if 0 in problem.shape else []
 
 
 def attend(

@@ -39,8 +39,8 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
             found.append(f"{name} is given; expected none")
     if return_weights:
         found.append("weights are asked for, which flex_attention does not return")
-    if not problem.shape[2]:
-        found.append("there are no queries")
+    if 0 in problem.shape:
+        found.append("there is nothing to attend")
     if torch.compiler.is_compiling():
         found.append("the mask is made outside compiled graphs")
     return found
@@ -59,7 +59,7 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-@once_per_mask
+@once_per_mask(remembered=2)  # the mask lives on in what is remembered
 def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
     """The pattern within the mask, as predicate and block by block."""
     at, mask, own = problem.positions(), problem.mask, problem.own

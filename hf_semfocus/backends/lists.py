@@ -26,8 +26,8 @@ def objections(mechanism: Mechanism, problem: Problem) -> list[str]:
     """Why ``mechanism`` has no lists for ``problem``; empty if it has."""
     if type(mechanism).normalize is not Mechanism.normalize:
         return [f"{mechanism.name} makes weights of scores in its own way, not by softmax"]
-    if not problem.shape[2]:
-        return ["there are no queries"]
+    if 0 in problem.shape:
+        return ["there is nothing to attend"]
     if not mechanism.selects and mechanism.reach(_first(problem)) is None:
         return [f"{mechanism.spec} lets a query keep any number of keys"]
     return []
@@ -78,7 +78,7 @@ def _first(problem: Problem) -> Positions:
     return Positions(one, one, one + 1, one, problem.layer, problem.causal)
 
 
-@once_per_mask
+@once_per_mask(remembered=8)
 def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
     at = problem.positions()

@@ -11,33 +11,38 @@ from typing import Any, TypeVar
 from ..mechanisms import Mechanism
 from ..problem import Problem
 
-REMEMBERED = 8
+Made = TypeVar("Made")
+Make = Callable[[Mechanism, Problem], Made]
 
-T = TypeVar("T")
 
-
-def once_per_mask(make: Callable[[Mechanism, Problem], T]) -> Callable[[Mechanism, Problem], T]:
+def once_per_mask(remembered: int) -> Callable[[Make], Make]:
     """Decorator of a function of positions and mask alone: the last few results are kept while their masks live."""
-    made: OrderedDict[tuple[Any, ...], tuple[weakref.ref | None, T]] = OrderedDict()
 
-    @wraps(make)
-    def remembered(mechanism: Mechanism, problem: Problem) -> T:
-        mask, seen = None, problem.mask
-        if not problem.plain:
-            mask = seen if seen._base is None else seen._base
-            if mask.is_inference():  # these do not tell whether they were written to
-                return make(mechanism, problem)
-        view = None if mask is None else (id(mask), mask._version, seen.storage_offset(), seen.shape, seen.stride())
-        own = None if problem.own is None else problem.own.cpu().numpy().tobytes()
-        switches = (problem.causal, problem.triangle, problem.layer, str(problem.query.device))
-        key = (mechanism, *problem.shape, *switches, own, view)
-        found = made.pop(key, None)
-        if found is None or (found[0] is not None and found[0]() is not mask):
-            found = None if mask is None else weakref.ref(mask), make(mechanism, problem)
-        for old, (alive, _) in list(made.items()):
-            if len(made) >= REMEMBERED or (alive is not None and alive() is None):
-                del made[old]
-        made[key] = found
-        return found[1]
+    def decorate(make: Make) -> Make:
+        made: OrderedDict[tuple[Any, ...], tuple[weakref.ref | None, Any]] = OrderedDict()
 
-    return remembered
+        @wraps(make)
+        def recall(mechanism: Mechanism, problem: Problem) -> Any:
+            mask, seen = None, problem.mask
+            if not problem.plain:
+                mask = seen if seen._base is None else seen._base
+                if mask.is_inference():  # these do not tell whether they were written to
+                    return make(mechanism, problem)
+            view = (
+                None if mask is None else (id(mask), mask._version, seen.storage_offset(), seen.shape, seen.stride())
+            )
+            own = None if problem.own is None else problem.own.cpu().numpy().tobytes()
+            switches = (problem.causal, problem.triangle, problem.layer, str(problem.query.device))
+            key = (mechanism, *problem.shape, *switches, own, view)
+            found = made.pop(key, None)
+            if found is None or (found[0] is not None and found[0]() is not mask):
+                found = None if mask is None else weakref.ref(mask), make(mechanism, problem)
+            for old, (alive, _) in list(made.items()):
+                if len(made) >= remembered or (alive is not None and alive() is None):
+                    del made[old]
+            made[key] = found
+            return found[1]
+
+        return recall
+
+    return decorate

@@ -1,7 +1,7 @@
 """What Transformers calls: the attention function and the mask function, registered under the same name.
 
-Without a mask function of that name Transformers drops causality and padding in silence, and with ``sdpa``'s it
-leaves plain causality to a flag; so ours always makes the mask.
+Without a mask function of that name Transformers drops causality and padding in silence. Ours is ``sdpa``'s, which
+leaves plain causality to the module's flag, as a mask of all pairs would take longer to read than what it says.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ REFUSED = {
 }
 
 
-def mask_function(*args: Any, **kwargs: Any) -> Tensor:
-    """The mask as a bool tensor ``[batch, 1, queries, keys]`` (True: may attend), never None."""
-    kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+def mask_function(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The mask as a bool tensor ``[batch, 1, queries, keys]`` (True: may attend); None for plain causality alone."""
+    kwargs.update(allow_is_bidirectional_skip=False)
     return sdpa_mask(*args, **kwargs)
 
 

@@ -36,7 +36,7 @@ def load() -> ctypes.CDLL | str:
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or "no message").strip().splitlines()
         return f"{compiler} failed to compile the kernels: {lines[0]}"
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
         return f"the compiled kernels cannot be written or loaded: {error}"
 
 

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -239,10 +240,10 @@ static void adjust(const Problem &p, int64_t b, int64_t h, int64_t i, int64_t fi
     }
     if (p.mask.data) {
         const uint8_t *mask = at<uint8_t>(p.mask, b, h, i) + first * p.mask.column;
-        if (p.mask.column == 1)
+        if (p.mask.column == 1) // its own loop, for this one is vectorized
             for (int64_t j = 0; j < stop; j++) scores[j] = mask[j] ? scores[j] : EXCLUDED;
-        else if (!mask[0])
-            stop = 0;
+        else
+            for (int64_t j = 0; j < stop; j++) scores[j] = mask[j * p.mask.column] ? scores[j] : EXCLUDED;
     }
     std::fill(scores + stop, scores + count, EXCLUDED);
 }
@@ -251,12 +252,13 @@ extern "C" void select_keys(const Problem *problem) {
     const Problem &p = *problem;
     const bool few = p.queries < 4; // too few queries to pay for packing the keys
     const int64_t panels = (p.keys + PANEL - 1) / PANEL, size = PANEL * p.head_dim;
-    std::vector<float> packed(few ? 0 : p.batch * p.kv_heads * panels * size);
+    // not a vector, which would be cleared by one thread before all of them fill it
+    const std::unique_ptr<float[]> packed(few ? nullptr : new float[p.batch * p.kv_heads * panels * size]);
     if (!few) {
 #pragma omp parallel for num_threads(p.threads)
         for (int64_t n = 0; n < p.batch * p.kv_heads * panels; n++) {
             const int64_t bh = n / panels;
-            pack_panel(p, bh / p.kv_heads, bh % p.kv_heads, n % panels * PANEL, packed.data() + n * size);
+            pack_panel(p, bh / p.kv_heads, bh % p.kv_heads, n % panels * PANEL, packed.get() + n * size);
         }
     }
     const int64_t height = few ? 1 : TILE, tiles = (p.queries + height - 1) / height;
@@ -289,7 +291,7 @@ extern "C" void select_keys(const Problem *problem) {
                         strip[j - start] = dot(queries.data(), at(p.key, b, kv, j), p.head_dim);
                 else
                     for (int64_t j = start; j < std::min(start + count, stop); j += PANEL)
-                        score_panel(queries.data(), packed.data() + ((b * p.kv_heads + kv) * panels + j / PANEL) * size,
+                        score_panel(queries.data(), packed.get() + ((b * p.kv_heads + kv) * panels + j / PANEL) * size,
                                     p.head_dim, strip.data() + (j - start), width);
                 for (int64_t r = 0; r < rows; r++) {
                     float *scores = strip.data() + r * width;
