@@ -37,6 +37,9 @@ static inline Vector load(const float *at) { return *(const Vector *)at; }
 static inline void store(float *at, Vector x) { *(Vector *)at = x; }
 static inline Vector all(float x) { return Vector{} + x; }
 
+// The second where the first is NaN.
+static inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
 static inline float sum(Vector x) {
     float total = 0;
     for (int l = 0; l < LANES; l++) total += x[l];
@@ -148,9 +151,11 @@ struct Candidates {
 static inline uint64_t not_below(const float *scores, float bound) {
     uint64_t bits = 0;
 #if defined(__AVX512F__)
-    for (int v = 0; v < 4; v++)
-        bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(scores + 16 * v), _mm512_set1_ps(bound), _CMP_NLT_UQ)
-                << 16 * v;
+    const __m512 least = _mm512_set1_ps(bound);
+    __mmask16 part[4];
+    for (int v = 0; v < 4; v++) part[v] = _mm512_cmp_ps_mask(_mm512_loadu_ps(scores + 16 * v), least, _CMP_NLT_UQ);
+    if (part[0] | part[1] | part[2] | part[3])
+        for (int v = 0; v < 4; v++) bits |= (uint64_t)part[v] << 16 * v;
 #elif defined(__AVX2__)
     for (int v = 0; v < 8; v++)
         bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(
@@ -168,10 +173,18 @@ static float group_bound(const float *scores, int64_t vectors, size_t k, std::ve
     while (groups * LANES < (int64_t)(2 * k)) groups *= 2;
     if (vectors < 2 * groups) return LOWEST;
     maxima.assign(groups * LANES, EXCLUDED);
-    for (int64_t v = 0; v < vectors; v++) {
-        float *slot = maxima.data() + (v & (groups - 1)) * LANES;
-        const Vector x = load(scores + v * LANES), m = load(slot);
-        store(slot, x > m ? x : m);
+    if (groups <= 4) { // in registers, four groups at a time so that none waits for the one before
+        Vector m[4];
+        for (int g = 0; g < 4; g++) m[g] = all(EXCLUDED);
+        for (int64_t v = 0; v < vectors; v += 4)
+            for (int g = 0; g < 4; g++) m[g] = larger(load(scores + (v + g) * LANES), m[g]);
+        for (int g = 3; g >= groups; g--) m[g - groups] = larger(m[g], m[g - groups]);
+        for (int g = 0; g < groups; g++) store(maxima.data() + g * LANES, m[g]);
+    } else {
+        for (int64_t v = 0; v < vectors; v++) {
+            float *slot = maxima.data() + (v & (groups - 1)) * LANES;
+            store(slot, larger(load(scores + v * LANES), load(slot)));
+        }
     }
     std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<float>());
     return std::max(LOWEST, maxima[k - 1]);
