@@ -49,7 +49,7 @@ def draw(scaling: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> N
         axis.set_yscale("log")
         axis.set_xticks(sorted(ticks), map(str, sorted(ticks)))
         axis.minorticks_off()
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         axis.set_xlabel("n, tokens of a sequence")
         axis.set_ylabel(LABELS[quantity])
         axis.grid(alpha=0.3)

@@ -7,8 +7,9 @@ back ends apply them in this order to the keys a query may see (after causality 
     priority(scores, at)    selection: of the keys left, the ``k`` of highest priority stay
     normalize(scores, keep) kept scores -> weights, softmax unless overridden
 
-Every slot is row-local: what one query keeps never depends on another query. So any back end may work on any
-chunk of queries, and decoding token by token equals the uncached forward.
+A static pattern that also says its ``reach`` (and which few queries it ``sees_all`` for) is computed from lists of
+keys instead of all pairs. Every slot is row-local: what one query keeps never depends on another query. So any back
+end may work on any chunk of queries, and decoding token by token equals the uncached forward.
 """
 
 from __future__ import annotations
