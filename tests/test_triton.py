@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_semfocus import mechanisms
+from hf_semfocus import backends, mechanisms
 from hf_semfocus.backends import eager
 from hf_semfocus.backends import triton as backend
 from hf_semfocus.problem import Problem
@@ -431,7 +431,7 @@ def test_says_what_it_cannot_do(found, options, mechanism, monkeypatch):
     assert len(reasons) == 1
     assert "expected" in reasons[0]
     with pytest.raises(ValueError, match=found):
-        backend.attend(made, at)
+        backends.attend(made, at, backend="triton")
 
 
 def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatch):

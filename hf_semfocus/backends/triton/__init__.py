@@ -71,12 +71,7 @@ def attend(
         return_weights: must be False.
         deterministic: whether gradients of keys and values are summed in a fixed order, which costs a sort of the
             queries x k kept entries, or by atomic additions. The default keeps training runs reproducible.
-
-    Raises:
-        ValueError: this back end cannot do the job.
     """
-    if reasons := objections(mechanism, problem, return_weights):
-        raise ValueError(f"the triton back end cannot do this: {'; '.join(reasons)}")
     from . import function
 
     k = min(mechanism.k, problem.key.shape[2])
