@@ -28,7 +28,7 @@ def objections(mechanism: Mechanism, problem: Problem) -> list[str]:
         return [f"{mechanism.name} makes weights of scores in its own way, not by softmax"]
     if 0 in problem.shape:
         return ["there is nothing to attend"]
-    if not mechanism.selects and mechanism.reach(_first(problem)) is None:
+    if not mechanism.selects and mechanism.reach(first(problem)) is None:
         return [f"{mechanism.spec} lets a query keep any number of keys"]
     return []
 
@@ -72,7 +72,7 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
     return index.masked_fill(~kept, -1).int()
 
 
-def _first(problem: Problem) -> Positions:
+def first(problem: Problem) -> Positions:
     """Positions of a problem of one query and one key, to ask a mechanism what it can do."""
     one = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=problem.query.device)
     return Positions(one, one, one + 1, one, problem.layer, problem.causal)

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import chunked
+from . import chunked, lists
 
 
 def fill(
     mechanism: Mechanism, problem: Problem, output: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
-    if not mechanism.positional or (wide := mechanism.sees_all(problem.positions())) is None:
+    # most patterns have none, which costs no look at the mask
+    if mechanism.sees_all(lists.first(problem)) is None:
         return output, weights
+    wide = mechanism.sees_all(problem.positions())
     batch, _, queries, _ = problem.shape
     wide = wide.expand(batch, -1, queries, 1)
     if not (most := int(wide.sum(2).max())):

@@ -33,7 +33,7 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
         found.append("weights of all keys are asked for, which the lists do not hold")
     if torch.compiler.is_compiling():
         found.append("torch.compile cannot trace compiled kernels")
-    elif not isinstance(query, Tensor) or type(query) not in (Tensor, torch.nn.Parameter):
+    elif type(query) not in (Tensor, torch.nn.Parameter):
         found.append(f"query is a {type(query).__name__}; expected a plain tensor")
     if not found and isinstance(missing := build.load(), str):
         found.append(missing)
