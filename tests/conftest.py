@@ -6,12 +6,29 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import time
+
 import datasets
+import hypothesis
 import pytest
 import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
 VOCABULARY = 61
+PATIENCE = 600
+"""Seconds after which a test gives up on another process; no test passes or fails by how fast the machine is."""
+
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+
+def wait_until(condition, running=lambda: True):
+    """Return as soon as ``condition()`` holds; fail if ``running()`` does not."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert running(), "the process that was waited for has ended"
+        assert time.monotonic() < deadline, f"nothing happened in {PATIENCE} seconds"
+        time.sleep(0.01)
 
 
 def tiny_config(family: str, **changes) -> PreTrainedConfig:

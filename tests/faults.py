@@ -22,6 +22,7 @@ from typing import Any
 import datasets
 import recipe
 import torch
+from conftest import PATIENCE
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["faults", "evaluate", "transformers.models.llama"])
@@ -136,7 +137,7 @@ class Life:
     def end(self):
         """Wait for the end; the exit status of every process, or minus the signal that killed it."""
         for process in self.processes:
-            process.join(120)
+            process.join(PATIENCE)
         return [process.exitcode for process in self.processes]
 
     def state(self):

@@ -28,6 +28,7 @@ from accelerate.utils.launch import (
     prepare_multi_gpu_env,
     prepare_simple_launcher_cmd_env,
 )
+from conftest import PATIENCE
 from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -73,7 +74,7 @@ def launch(script, name, *options, **environment):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[name])]
     command += ["--main_process_port", "0", *options, str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     return json.loads(line.removeprefix(RESULT))

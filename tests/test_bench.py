@@ -373,9 +373,11 @@ def test_model_step_takes_turns_on_one_model(monkeypatch):
     monkeypatch.setattr(
         hf_semfocus.hf.attention.backends, "attend", lambda *a, **k: (seen.append(a[0].spec), ours(*a, **k))[1]
     )
-    timings, tokens = time_step(replace(STEPS[1], batch=2, length=12, shortest=10), "auto", 2, shortest=0.0)
+    timings, tokens = time_step(
+        replace(STEPS[1], batch=2, length=12, shortest=10), "auto", 2, clock=Clock(), shortest=0.0
+    )
     assert tokens == 10 + 12
-    assert {name: len(timing.seconds) for name, timing in timings.items()} == {OURS: 2, SDPA: 2}
+    assert {name: timing.seconds for name, timing in timings.items()} == {OURS: (0, 0), SDPA: (0, 0)}
     assert seen == ["topk_sparse:k=5"] * 10 * (2 + 2)  # layers, and sdpa's steps are not ours
 
 
@@ -406,10 +408,10 @@ def test_ratios_goals_and_exponents(measured):
         seconds, ratios = each["seconds"], each["ratios"]
         for name in (SDPA, EAGER):
             expected = seconds[name]["median"] / seconds[OURS]["median"]
-            assert ratios[name]["times_faster"] == pytest.approx(expected, rel=1e-2)
+            assert ratios[name]["times_faster"] == pytest.approx(expected, rel=1e-2, abs=1e-3)
         assert (ratios[SDPA]["met"], ratios[EAGER]["met"]) == (True, False)
     [step] = result["steps"]
-    assert step["tokens_per_second"][OURS] == pytest.approx(1000 / step["seconds"][OURS]["median"], rel=1e-3)
+    assert step["tokens_per_second"][OURS] == pytest.approx(1000 / step["seconds"][OURS]["median"], rel=1e-3, abs=0.1)
     lines = {line["name"]: line for line in result["scaling"]}
     assert {SDPA, "ours topk_sparse:k=4", "eager topk_sparse:k=4"} <= lines.keys()
     assert lines[SDPA]["sizes"] == [32, 64, 128]

@@ -275,7 +275,7 @@ def test_resumption_with_another_number_of_processes_goes_on_with_the_same_batch
 # ---- options
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
         {},

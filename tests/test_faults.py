@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import tiny_config, wait_until
 from faults import (
     Life,
     Strike,
@@ -41,6 +40,8 @@ from transformers import AutoModel
 from hf_semfocus.models import Sizes, build_model
 from hf_semfocus.text import train_tokenizer
 from hf_semfocus.training import one_line_errors
+from hf_semfocus.training.files import locked
+from hf_semfocus.training.output import LOCK
 from hf_semfocus.training.signals import EXIT_STATUS
 
 load("finetune")
@@ -145,6 +146,15 @@ EVALUATION = "hf_semfocus.training.evaluation:sums"
 SAVE_STATE = "accelerate:Accelerator.save_state"
 
 
+def in_use(lock):
+    """Whether another process holds a lock."""
+    try:
+        locked(lock).close()
+    except ValueError:
+        return True
+    return False
+
+
 def checkpoints(output):
     """Of the run that is not finished, the steps of its checkpoints."""
     return [int(path.name.split("-")[1]) for path in sorted(output.glob("runs/*/checkpoint-????????"))]
@@ -219,16 +229,12 @@ def test_launched_processes_are_terminated(tmp_path, processes, whom):
     printed = tmp_path / "printed"
     with printed.open("w") as out:
         process = subprocess.Popen(**run, stdout=out, stderr=out, start_new_session=True)
-    metrics, deadline = tmp_path / "cut" / "metrics.jsonl", time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), lambda: process.poll() is None)
     {"launcher": os.kill, "group": os.killpg}[whom](process.pid, signal.SIGTERM)
     assert process.wait() != 0
-    while "stopped by SIGTERM at step" not in printed.read_text():  # a single process outlives its launcher
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(1)
+    wait_until(lambda: "stopped by SIGTERM at step" in printed.read_text())  # one process outlives its launcher
+    wait_until(lambda: not in_use(tmp_path / "cut" / LOCK))
     assert scene.live(tmp_path / "whole", world=processes)[0] == [0] * processes
     assert scene.resume(tmp_path / "cut", world=processes)[0] == [0] * processes
     scene.check(tmp_path / "cut", tmp_path / "whole")
@@ -298,18 +304,13 @@ def test_loss_that_is_no_number_ends_its_run_only(scene, tmp_path, monkeypatch):
 @CLM_IS_SLOW
 def test_a_second_process_is_refused(scene, tmp_path):
     first = scene.start(tmp_path, Strike(BACKWARD, 5, halt))
-    deadline = time.monotonic() + 60
-    while not checkpoints(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: checkpoints(tmp_path), first.processes[0].is_alive)
     for option in ("--resume", "--overwrite_output_dir"):
         statuses, second = scene.live(tmp_path, more=[option])
         assert statuses == [2]
         [line] = second.errors
         assert line.endswith(f": error: {tmp_path} is in use by another process; expected it to end first")
-    while first.state() != "T":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: first.state() == "T")
     os.kill(first.processes[0].pid, signal.SIGCONT)
     assert first.end() == [0], first.errors
     scene.check(tmp_path)

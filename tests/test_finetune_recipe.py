@@ -3,19 +3,18 @@
 import csv
 import json
 import math
-import os
 import runpy
 import signal
 import subprocess
 import sys
-import time
 
 import datasets
 import pytest
 import recipe
 import torch
 import yaml
-from conftest import tiny_config
+from conftest import PATIENCE, tiny_config
+from faults import Life, Strike, kill
 from peft import PeftModel
 from recipe import CLOCKED, timeless
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -299,7 +298,7 @@ def test_two_processes_equal_one(tmp_path, make):
     # 43 = 8 * 5 + 3 and 23 = 3 * 7 + 2
     finetune.main([*args, "--output_dir", str(tmp_path / "one")])
     two = command(*args, "--output_dir", tmp_path / "two", launch=["--num_processes", "2", "--cpu"])
-    done = subprocess.run(**two, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(**two, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("metrics.jsonl", "swap.jsonl"):
         one, two = read(tmp_path / "one" / name), read(tmp_path / "two" / name)
@@ -317,18 +316,12 @@ def test_kill_minus_nine_and_resume(tmp_path, make):
     model = save_checkpoint(tmp_path / "tied", "llama", causal=True, tie_word_embeddings=True)
     args = [*make("clm", "llama"), "--model", model, *LORA, *TWO, "--epochs", "12"]
     finetune.main([*args, "--output_dir", str(tmp_path / "whole")])
-    process = subprocess.Popen(
-        **command(*args, "--output_dir", tmp_path / "killed"), stdout=subprocess.DEVNULL, start_new_session=True
+    killed = [*args, "--output_dir", tmp_path / "killed"]
+    life = Life(
+        "finetune", killed, Strike("hf_semfocus.training.log:MetricsLog.append", 15, kill), log=tmp_path / "life"
     )
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 14):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(read(metrics)) < 24
+    assert life.end() == [-signal.SIGKILL], life.errors
+    assert len(read(tmp_path / "killed" / "metrics.jsonl")) == 14
     finetune.main([*args, "--output_dir", str(tmp_path / "killed"), "--resume"])
     assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
     adapters = sorted((tmp_path / "whole").glob("runs/*/*/adapter_model.safetensors"))

@@ -26,7 +26,7 @@ from urllib.request import urlopen
 import huggingface_hub.constants  # in a client: before conftest turns the network off
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import PATIENCE, tiny_config
 from hub_server import serving
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -205,7 +205,7 @@ class Client:
             self.pool.submit(os.getpid)  # starts the process
 
     def __call__(self, function, *args, **options):
-        well, value = self.pool.submit(_do, function, args, options).result(timeout=120)
+        well, value = self.pool.submit(_do, function, args, options).result(timeout=PATIENCE)
         if not well:
             assert TOKEN not in "".join(map(str, value))
             raise Told(*value)

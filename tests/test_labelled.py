@@ -503,7 +503,7 @@ WORDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(WORDS, st.sampled_from([None, 3, 4, 7]))
 @example([["abcc", "", " ", "c!a", "❤", "a b"]], None)
 @example([["abcc"], ["aaaa", "b"]], 4)
@@ -533,7 +533,7 @@ def test_labels_are_at_first_tokens(bert, words, max_length):
     assert rows.truncated == sum(length > (max_length or math.inf) for length in full)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(alphabet="helowrd,é❤.'", min_size=1, max_size=6), min_size=1, max_size=6))
 @example(["hello", "world", "<eos>", "n't"])
 def test_words_without_special_tokens_are_those_of_the_text(gpt2, words):

@@ -286,7 +286,7 @@ def test_dropout_gradient_uses_the_same_mask(name):
             torch.testing.assert_close((grad * v).sum(), out[0, 1, row, 2], **near(backend))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(NAMES),
     backend=st.sampled_from(sorted(PRECISION)),

@@ -85,7 +85,7 @@ def test_nan_shows():
     assert out[0, 0, 4:].isnan().all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     batch=st.integers(1, 2),
     groups=st.integers(1, 3),

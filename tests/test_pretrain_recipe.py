@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
+from conftest import PATIENCE
 from recipe import ROOT, assert_close, command, pretrain, timeless
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForSequenceClassification
 
@@ -113,7 +114,7 @@ def test_two_processes_equal_one(tmp_path):
     args += ["--train_size", "41", "--logging_steps", "2"]
     pretrain.main([*args, "--output_dir", str(tmp_path / "one")])
     two = command(*args, "--output_dir", tmp_path / "two", launch=TWO_PROCESSES)
-    done = subprocess.run(**two, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(**two, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "Ran on 2 x cpu" in (tmp_path / "two" / "report.md").read_text()
     one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import torch
 import yaml
+from conftest import PATIENCE
 from recipe import assert_close
 from test_pretrain_recipe import TWO_PROCESSES, command, pretrain, timeless
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
@@ -136,7 +137,7 @@ def test_two_processes_equal_one_on_text(tmp_path, documents):
     args += ["--gradient_accumulation_steps", "2"]
     pretrain.main([*args, "--output_dir", str(tmp_path / "one")])
     two = command(*args, "--output_dir", tmp_path / "two", launch=TWO_PROCESSES)
-    done = subprocess.run(**two, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(**two, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "Ran on 2 x cpu" in (tmp_path / "two" / "report.md").read_text()
     assert_close(timeless(tmp_path / "two"), timeless(tmp_path / "one"))

@@ -18,7 +18,7 @@ def as_mask(index, kept, keys):
     return torch.zeros(*index.shape[:-1], keys).scatter_add(-1, index, kept.float())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(
         st.lists(st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.5]), min_size=7, max_size=7), min_size=1, max_size=4

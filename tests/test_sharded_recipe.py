@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from conftest import PATIENCE
 from recipe import assert_close
 from test_pretrain_recipe import ROOT, TWO_PROCESSES, command, pretrain, timeless
 from transformers import AutoModelForSequenceClassification
@@ -56,7 +57,7 @@ def launch(folder, how, *more, dying=None):
         dying.write_text(DYING)
         script = next(i for i, part in enumerate(arguments["args"]) if part.endswith("pretrain.py"))
         arguments["args"][script] = str(dying)
-    return subprocess.run(**arguments, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(**arguments, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def check(folder, one, processes):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -403,7 +404,7 @@ def test_listops_trees_are_those_of_plain_rejection():
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(2, 10), st.integers(5, 40), st.integers(10, 30), st.integers(0, 2**32))
 def test_listops_of_any_size(max_depth, max_args, shortest, width, seed):
     limits = {"min_length": shortest, "max_length": shortest + width}
@@ -626,7 +627,7 @@ def test_processes_at_once(tmp_path):
     code = "import sys, hf_semfocus.tasks as t; print(t.load('parity', size=300, cache_dir=sys.argv[1])[:])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=60)[0] for process in running]
+    answers = [process.communicate(timeout=PATIENCE)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     rows, labels = draw(tasks.get("parity"), 300)
     assert set(answers) == {f"{ {'input_ids': rows, 'labels': labels} }\n"}

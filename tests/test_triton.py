@@ -174,7 +174,7 @@ def test_both_ends_and_any_number_of_keys(name, k, poisoned_memory):
 
 
 @runs_kernels
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     queries=st.integers(1, 40),
     keys=st.integers(1, 70),

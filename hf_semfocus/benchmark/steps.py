@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -120,9 +121,19 @@ STEPS = (
 
 
 def time_step(
-    wanted: ModelStep, backend: str, repeats: int, shortest: float = SHORTEST_REPETITION
+    wanted: ModelStep,
+    backend: str,
+    repeats: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    shortest: float = SHORTEST_REPETITION,
 ) -> tuple[dict[str, Timing], int]:
     """Time a training step with both attentions, which take turns on one model.
+
+    Args:
+        wanted: the step.
+        backend: of ours.
+        repeats, clock, shortest: see :func:`measure`.
 
     Returns:
         The timings by contestant, and the tokens of a step, padding not counted.
@@ -145,7 +156,7 @@ def time_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
         optimizer.step()
 
-    timings, _ = measure(dict.fromkeys(switch, train), repeats, prepare=switch, shortest=shortest)
+    timings, _ = measure(dict.fromkeys(switch, train), repeats, prepare=switch, clock=clock, shortest=shortest)
     return timings, tokens
 
 
