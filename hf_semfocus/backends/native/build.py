@@ -1,8 +1,9 @@
 """Compile the kernels once per machine and load them.
 
 ``$CXX``, or else ``c++``, ``g++`` or ``clang++``, is what ``torch.compile`` needs on a CPU too. The library lies in
-``$XDG_CACHE_HOME/hf_semfocus`` (``~/.cache/hf_semfocus``) under a hash of the source, the compiler, its flags and the
-processor, so that neither another version nor another machine of a shared home loads it.
+``$XDG_CACHE_HOME/hf_semfocus`` (``~/.cache/hf_semfocus``), or where that cannot be among temporary files, under a hash
+of the source, the compiler, its flags and the processor, so that neither another version nor another machine of a
+shared home loads it.
 """
 
 from __future__ import annotations
@@ -12,51 +13,135 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
-import tempfile
-from functools import lru_cache
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
+
+from . import cache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno")
+FUNCTIONS = ("select_keys", "forward", "backward")
+SECONDS = 300.0  # a compiler that takes longer hangs; it takes about ten
+
+TRIAL = """
+import ctypes, sys
+try:
+    library = ctypes.CDLL(sys.argv[1])
+    [getattr(library, name) for name in sys.argv[2:]]
+except (AttributeError, OSError) as error:
+    sys.exit(str(error))
+"""
+
+
+class MissingError(Exception):
+    """There are no kernels; the message says why, and what would help."""
 
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | str:
-    """The compiled library, or why there is none."""
-    if os.name != "posix":
-        return f"no kernels for {platform.system()}; expected Linux or another POSIX system"
-    asked = os.environ.get("CXX")
-    compiler = next(filter(None, map(shutil.which, [asked] if asked else ["c++", "g++", "clang++"])), None)
-    if compiler is None:
-        return f"no C++ compiler: {asked or 'c++, g++ or clang++'} is not on the PATH"
+    """The compiled library, or why there is none and what would help, of which a warning tells, too."""
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except subprocess.CalledProcessError as error:
-        lines = (error.stderr or "no message").strip().splitlines()
-        return f"{compiler} failed to compile the kernels: {lines[0]}"
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
-        return f"the compiled kernels cannot be written or loaded: {error}"
+        return _load()
+    except MissingError as error:
+        warnings.warn(
+            f"attention on the CPU goes without the compiled kernels, which is several times slower: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return str(error)
 
 
-def _compiled(compiler: str) -> Path:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), version, " ".join(FLAGS), _processor())
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_semfocus"
-    library = folder / f"kernels-{digest}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, made = tempfile.mkstemp(dir=folder, suffix=".so")
-        os.close(handle)
+def _load() -> ctypes.CDLL:
+    if os.name != "posix":
+        raise MissingError(f"no kernels for {platform.system()}; expected Linux or another POSIX system")
+    compiler = _compiler()
+    key = _key(compiler)
+    reasons = {}
+    for folder in cache.folders():
         try:
-            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", made], capture_output=True, text=True, check=True)
-            os.replace(made, library)  # whole or not at all, whoever else compiles
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(made)
-    return library
+            library = cache.find(folder, key) or cache.add(folder, key, partial(_compile, compiler))
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            reasons[str(error)] = None
+    raise MissingError(
+        f"they cannot be made or loaded: {'; '.join(reasons)}. Expected a compiler that works (CXX names another one) "
+        "and a folder that is the user's alone (XDG_CACHE_HOME names another one)"
+    )
+
+
+def _compiler() -> list[str]:
+    """The command that compiles, with the options it comes with."""
+    asked = os.environ.get("CXX", "")
+    try:
+        commands = [shlex.split(asked)] if asked.strip() else [["c++"], ["g++"], ["clang++"]]
+    except ValueError as error:
+        raise MissingError(f"CXX={asked!r} cannot be read: {error}") from error
+    for program, *options in commands:
+        if (path := shutil.which(program)) is not None:
+            return [path, *options]
+    raise MissingError(
+        f"no C++ compiler: {asked or 'c++, g++ or clang++'} is not on the PATH; install one (apt install g++, "
+        "conda install cxx-compiler) or name one in CXX"
+    )
+
+
+def _key(compiler: Sequence[str]) -> str:
+    try:
+        version = _output([*compiler, "--version"])
+    except OSError as error:
+        raise MissingError(f"{compiler[0]} does not run: {error}; name another C++ compiler in CXX") from error
+    parts = (SOURCE.read_text(encoding="utf-8"), version, " ".join((*compiler[1:], *FLAGS)), _processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: Sequence[str], library: Path) -> None:
+    """Compile, and load the library in another process first, lest it takes this one down."""
+    try:
+        _output([*compiler, *FLAGS, str(SOURCE), "-o", str(library)])
+    except OSError as error:
+        raise OSError(f"{compiler[0]} failed to compile the kernels: {error}") from error
+    if sys.executable:
+        try:
+            _output([sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS])
+        except OSError as error:
+            raise OSError(f"what {compiler[0]} has compiled cannot be loaded: {error}") from error
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a command prints; it ends with all that it started when it takes too long, or when we are interrupted.
+
+    Raises:
+        OSError: it cannot be run, fails or hangs; with the first line of what it says.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "LC_ALL": "C"},
+    ) as process:
+        try:
+            output, said = process.communicate(timeout=SECONDS)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise OSError(f"no end within {SECONDS:g} seconds") from error
+    if process.returncode:
+        lines = said.strip().splitlines() or ["no message"]
+        raise OSError(f"{lines[0]} (status {process.returncode})")
+    return output
 
 
 def _processor() -> str:
