@@ -14,7 +14,6 @@ Nothing changes for models that use none of our names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import wraps
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -23,27 +22,15 @@ from ..mechanisms import names
 from .attention import register
 from .settings import is_ours, resolve, stamp
 from .support import check_class, check_modules
+from .wrapping import wrap
 
 
 def apply() -> None:
     """Wrap the four methods; again is harmless."""
-    _wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
-    _wrap(PreTrainedModel, "set_attn_implementation", _set)
-    _wrap(PreTrainedModel, "post_init", _post_init)
-    _wrap(PreTrainedConfig, "to_dict", _to_dict)
-
-
-def _wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
-    original = getattr(cls, name)
-    if getattr(original, "_semfocus", False):
-        return
-
-    @wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(original, self, *args, **kwargs)
-
-    wrapper._semfocus = True
-    setattr(cls, name, wrapper)
+    wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
+    wrap(PreTrainedModel, "set_attn_implementation", _set)
+    wrap(PreTrainedModel, "post_init", _post_init)
+    wrap(PreTrainedConfig, "to_dict", _to_dict)
 
 
 def _get_correct(

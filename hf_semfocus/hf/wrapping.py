@@ -1,0 +1,61 @@
+"""Wrap a method of another library, at once or as soon as somebody imports it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib.machinery import ModuleSpec
+from inspect import getattr_static
+from types import ModuleType
+from typing import Any
+
+
+def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
+    """Call ``around(original, self, ...)`` in place of a method; again is harmless.
+
+    Of a class method, ``self`` is the class.
+    """
+    found = getattr_static(cls, name)
+    original = getattr(found, "__func__", found)
+    if getattr(original, "_semfocus", False):
+        return
+
+    @wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(original, self, *args, **kwargs)
+
+    wrapper._semfocus = True
+    setattr(cls, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
+
+
+def when_imported(name: str, action: Callable[[], None]) -> None:
+    """Call ``action`` once the module ``name`` is imported, now if it is; ``action`` must bear being called again."""
+    if name in sys.modules:
+        action()
+    elif not any(isinstance(finder, _AfterImport) and finder.name == name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport(name, action))
+
+
+class _AfterImport:
+    """Finds one module where the others find it, and has its loader call ``action`` at the end."""
+
+    def __init__(self, name: str, action: Callable[[], None]):
+        self.name, self.action = name, action
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in others if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                self.action()
+
+            spec.loader.exec_module = exec_module
+        return spec
