@@ -11,6 +11,7 @@ from . import backends
 from .masks import allowed_and_bias
 from .mechanisms import Mechanism, build
 from .problem import Problem
+from .visibility import Visibility
 
 
 def sparse_attention(
@@ -104,20 +105,21 @@ def _problem(
 ) -> tuple[Mechanism, Problem]:
     made = build(mechanism, **params)
     _check(query, key, value, attn_mask, scale, dropout_p, enable_gqa)
-    queries, keys, device = query.shape[2], key.shape[2], query.device
-    mask, bias = allowed_and_bias(attn_mask, keys, device)
+    queries, keys = query.shape[2], key.shape[2]
+    if made.positional and queries > keys:
+        raise ValueError(
+            f"{made.spec} counts positions, which {queries} queries over {keys} keys do not have; expected at most as "
+            "many queries as keys"
+        )
+    mask, bias = allowed_and_bias(attn_mask, keys)
     problem = Problem(
         query=query,
         key=key,
         value=value,
-        mask=mask,
-        own=torch.arange(queries, device=device) + (keys - queries),
-        causal=is_causal,
-        triangle=is_causal,
+        visibility=Visibility.between(queries, keys, query.device, mask, is_causal),
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         bias=bias,
         dropout_p=dropout_p,
-        plain=attn_mask is None,
     )
     return made, problem
 

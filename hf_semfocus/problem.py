@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .positions import Positions, locate
+from .positions import Positions
+from .visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -18,33 +19,25 @@ class Problem:
         query: floating ``[batch, heads, queries, head_dim]``.
         key: ``[batch, kv_heads, keys, head_dim]``; ``kv_heads`` divides ``heads``.
         value: ``[batch, kv_heads, keys, value_dim]``.
-        mask: bool, broadcastable to ``[batch, heads, queries, keys]``, True where a query may see a key.
-        own: int64 ``[queries]``, column of each query's own key; None means the last key its mask allows.
-        causal: whether no query may see a later key.
-        triangle: whether that is still to be applied to ``mask``, from ``own``.
+        visibility: which keys every query may see.
         scale: factor of the scores.
         bias: floating, broadcastable to the scores, added to them; None for none.
         softcap: scores become ``softcap * tanh(scores / softcap)`` before the bias; None for none.
         sinks: ``[heads]``, one extra logit per head that takes part in the softmax and keeps no value.
         dropout_p: probability that a weight is dropped.
         layer: index of the layer, 0 where unknown.
-        plain: whether nothing is masked but the future, so that a key's column is its position.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    mask: Tensor
-    own: Tensor | None
-    causal: bool
-    triangle: bool
+    visibility: Visibility
     scale: float
     bias: Tensor | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
     dropout_p: float = 0.0
     layer: int = 0
-    plain: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -59,21 +52,26 @@ class Problem:
     @property
     def allowed(self) -> Tensor:
         """Keys a query may see: bool, broadcastable to ``[batch, heads, queries, keys]``."""
-        if not self.triangle:
-            return self.mask
-        columns = torch.arange(self.key.shape[2], device=self.mask.device)
-        return self.mask & (columns <= self.own.unsqueeze(-1))
+        return self.visibility.allowed(self.key.shape[2])
 
     def positions(self) -> Positions:
         """Logical positions of these rows."""
-        return locate(
-            self.mask if self.plain else self.allowed,
-            self.own,
-            self.causal,
-            self.query.shape[1],
-            self.layer,
-            self.plain,
-        )
+        return self.visibility.positions(self.key.shape[2], self.query.shape[1], self.layer)
+
+    def blank_unseen(self) -> Problem:
+        """The same problem with zeros in the keys and values that no query may see.
+
+        They may hold anything, as the empty end of a cache does, and 0 times NaN is NaN.
+        """
+        seen = self.visibility.seen(self.key.shape[2])
+        if seen is None:
+            return self
+        # a key head is seen where one of its query heads sees it
+        kv_heads = self.key.shape[1]
+        if seen.shape[1] not in (1, kv_heads):
+            seen = seen.unflatten(1, (kv_heads, -1)).any(2)
+        hidden = ~seen.unsqueeze(-1)
+        return replace(self, key=self.key.masked_fill(hidden, 0.0), value=self.value.masked_fill(hidden, 0.0))
 
     def repeat_heads(self, tensor: Tensor) -> Tensor:
         """``[batch, kv_heads, ...]`` -> ``[batch, heads, ...]`` in the compute type."""
@@ -100,7 +98,6 @@ class Problem:
         return replace(
             self,
             query=self.query[:, :, start:stop],
-            mask=cut(self.mask),
+            visibility=self.visibility.rows(start, stop),
             bias=cut(self.bias),
-            own=None if self.own is None else self.own[start:stop],
         )

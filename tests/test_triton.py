@@ -22,6 +22,7 @@ from hf_semfocus.backends import eager
 from hf_semfocus.backends import triton as backend
 from hf_semfocus.problem import Problem
 from hf_semfocus.selection import highest
+from hf_semfocus.visibility import Visibility
 
 HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -74,11 +75,7 @@ def problem(
         query=tensor(heads, queries, dim),
         key=tensor(kv_heads, keys, dim),
         value=tensor(kv_heads, keys, value_dim or dim),
-        mask=torch.ones(1, 1, 1, keys, dtype=torch.bool, device=DEVICE) if mask is None else mask.to(DEVICE),
-        own=torch.arange(queries, device=DEVICE) + keys - queries,
-        causal=causal,
-        triangle=causal,
-        plain=mask is None,
+        visibility=Visibility.between(queries, keys, DEVICE, None if mask is None else mask.to(DEVICE), causal),
         **{"scale": dim**-0.5, **options},
     )
 

@@ -117,6 +117,6 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
 
 def _describe(mechanism: Mechanism, problem: Problem) -> str:
     batch, heads, queries, keys = problem.shape
-    query, kind = problem.query, "causal" if problem.causal else "bidirectional"
+    query, kind = problem.query, "causal" if problem.visibility.causal else "bidirectional"
     sizes = f"batch {batch}, heads {heads}, queries {queries}, keys {keys}, head_dim {query.shape[-1]}"
     return f"{mechanism.spec} ({kind}, {sizes}, {str(query.dtype).removeprefix('torch.')} on {query.device})"

@@ -17,6 +17,7 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
 
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
     """``dropout(normalize(scores over kept keys)) @ value``; see :func:`hf_semfocus.backends.attend`."""
+    problem = problem.blank_unseen()
     scores = problem.scores()
     keep = mechanism.keep(scores, problem.allowed, problem.positions() if mechanism.positional else None)
     weights = weigh(mechanism, scores, keep, problem.sinks)

@@ -62,7 +62,7 @@ def _compiled() -> Callable[..., Any]:
 @once_per_mask(remembered=2)  # the mask lives on in what is remembered
 def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
     """The pattern within the mask, as predicate and block by block."""
-    at, mask, own = problem.positions(), problem.mask, problem.own
+    at, mask, limit = problem.positions(), problem.visibility.mask, problem.visibility.limit
 
     def keeps(b: Tensor, h: Tensor, q: Tensor, j: Tensor) -> Tensor:
         zero = torch.zeros_like(q)
@@ -74,11 +74,14 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
             at.layer,
             at.causal,
         )
-        keep = _at(mask, b, h, q, j) & mechanism.pattern(place)
-        return keep & (j <= own[q]) if problem.triangle else keep
+        keep = mechanism.pattern(place)
+        if mask is not None:
+            keep = keep & _at(mask, b, h, q, j)
+        return keep if limit is None else keep & (j <= limit[q])
 
     batch, heads, queries, keys = problem.shape
-    sizes = (batch if mask.shape[0] > 1 else None, heads if mask.shape[1] > 1 else None)
+    shared = (1, 1) if mask is None else mask.shape
+    sizes = (batch if shared[0] > 1 else None, heads if shared[1] > 1 else None)
     return create_block_mask(keeps, *sizes, queries, keys, device=problem.query.device)
 
 

@@ -30,6 +30,7 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
     batch, heads, queries, keys = problem.shape
+    problem = problem.blank_unseen()  # an absent slot takes key 0 with weight 0
     index = lists.make(mechanism, problem, chunk_scores).long().expand(batch, heads, -1, -1)
     kept, index, slots = index >= 0, index.clamp(min=0), index.shape[-1]
     # one table of rows for all heads: row (b, h, j) of the keys is number (b * heads + h) * keys + j

@@ -75,7 +75,7 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
 def first(problem: Problem) -> Positions:
     """Positions of a problem of one query and one key, to ask a mechanism what it can do."""
     one = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=problem.query.device)
-    return Positions(one, one, one + 1, one, problem.layer, problem.causal)
+    return Positions(one, one, one + 1, one, problem.layer, problem.visibility.causal)
 
 
 @once_per_mask(remembered=8)
@@ -87,7 +87,7 @@ def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     keep[..., 1:] &= near[..., 1:] != near[..., :-1]
     if (wide := mechanism.sees_all(at)) is not None:
         keep &= ~wide
-    columns = near if problem.plain else _columns(at.key, near)
+    columns = near if problem.visibility.mask is None else _columns(at.key, near)
     absent = problem.shape[3]
     slots = max(1, int(keep.sum(-1).max()))
     columns = columns.masked_fill(~keep, absent).sort(-1).values[..., :slots]

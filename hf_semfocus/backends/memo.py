@@ -23,16 +23,17 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
 
         @wraps(make)
         def recall(mechanism: Mechanism, problem: Problem) -> Any:
-            mask, seen = None, problem.mask
-            if not problem.plain:
+            mask, seen = None, problem.visibility.mask
+            if seen is not None:
                 mask = seen if seen._base is None else seen._base
                 if mask.is_inference():  # these do not tell whether they were written to
                     return make(mechanism, problem)
             view = (
                 None if mask is None else (id(mask), mask._version, seen.storage_offset(), seen.shape, seen.stride())
             )
-            own = None if problem.own is None else problem.own.cpu().numpy().tobytes()
-            switches = (problem.causal, problem.triangle, problem.layer, str(problem.query.device))
+            own = problem.visibility.own
+            own = None if own is None else own.cpu().numpy().tobytes()
+            switches = (problem.visibility.causal, problem.layer, str(problem.query.device))
             key = (mechanism, *problem.shape, *switches, own, view)
             found = made.pop(key, None)
             if found is None or (found[0] is not None and found[0]() is not mask):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
+from ..visibility import Visibility
 from . import chunked, lists
 
 
@@ -33,12 +34,8 @@ def fill(
     full = replace(
         problem,
         query=_take(problem.query, rows),
-        mask=_take(problem.allowed, rows),
+        visibility=Visibility(_take(problem.allowed, rows), own=None, causal=False),
         bias=None if problem.bias is None else _take(_of_four(problem.bias), rows),
-        own=None,
-        causal=False,
-        triangle=False,
-        plain=False,
     )
     found = chunked.attend(Mechanism(), full, weights is not None)
     filled = [

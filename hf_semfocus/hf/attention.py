@@ -1,25 +1,19 @@
-"""What Transformers calls: the attention function and the mask function, registered under the same name.
-
-Without a mask function of that name Transformers drops causality and padding in silence. Ours is ``sdpa``'s, which
-leaves plain causality to the module's flag, as a mask of all pairs would take longer to read than what it says.
-"""
+"""What Transformers calls: the attention function, registered under the same name as the mask function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from .. import backends
-from ..masks import allowed_and_bias
 from ..mechanisms import Mechanism
 from ..problem import Problem
 from . import observe
 from .settings import resolve, settings_of
+from .visibility import mask_function, read
 
 try:  # private, but the only way to know that a model which swallows output_attentions wants weights
     from transformers.utils.output_capturing import _active_collector
@@ -31,12 +25,6 @@ REFUSED = {
     "block_indices": "blocks chosen by the model's own learned indexer",
     "sinks": "sink logits per query",
 }
-
-
-def mask_function(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The mask as a bool tensor ``[batch, 1, queries, keys]`` (True: may attend); None for plain causality alone."""
-    kwargs.update(allow_is_bidirectional_skip=False)
-    return sdpa_mask(*args, **kwargs)
 
 
 def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -63,34 +51,25 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
                     f"{type(module).__name__} passes {name!r} ({meaning}), which {spec!r} would ignore; use the "
                     "model's own attention, e.g. attn_implementation='eager'"
                 )
-        causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         mechanism, backend = resolve(spec, settings_of(module))
+        visibility, bias, across = read(attention_mask, module, is_causal, query, key)
         if mechanism.positional:
-            mechanism = _positional(mechanism, module, causal, query, key, sliding_window)
+            mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
         observe.saw(module, mechanism)
-
-        queries, keys = query.shape[2], key.shape[2]
-        mask, bias = allowed_and_bias(attention_mask, keys, query.device)
         if position_bias is not None:
-            bias = position_bias[..., :keys] if bias is None else bias + position_bias[..., :keys]
+            position_bias = position_bias[..., : key.shape[2]]
+            bias = position_bias if bias is None else bias + position_bias
         problem = Problem(
             query=query,
             key=key,
             value=value,
-            mask=mask,
-            # with a cache (dynamic, or static with an empty tail) only the mask knows a query's own column
-            own=None
-            if causal and queries != keys and attention_mask is not None
-            else torch.arange(queries, device=query.device) + (keys - queries),
-            causal=causal,
-            triangle=causal and attention_mask is None,
+            visibility=visibility,
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             bias=bias,
             softcap=softcap,
             sinks=s_aux,
             dropout_p=dropout if module.training else 0.0,
             layer=getattr(module, "layer_idx", None) or 0,
-            plain=attention_mask is None,
         )
         output, weights = backends.attend(mechanism, problem, _wants_weights(kwargs), backend)
         return output.transpose(1, 2).contiguous(), weights
@@ -106,14 +85,20 @@ def register(spec: str) -> None:
 
 
 def _positional(
-    mechanism: Mechanism, module: nn.Module, causal: bool, query: Tensor, key: Tensor, window: int | None
+    mechanism: Mechanism,
+    module: nn.Module,
+    causal: bool,
+    across: bool,
+    query: Tensor,
+    key: Tensor,
+    window: int | None,
 ) -> Mechanism:
     """The positional ``mechanism`` as this module can use it: full attention across two sequences.
 
     Raises:
         ValueError: the layer's sliding window hides where the sequence starts, and the mechanism needs it.
     """
-    if not causal and is_cross_attention(module):
+    if across:
         return Mechanism()
     queries, keys = query.shape[2], key.shape[2]
     cut = window is not None and (keys > window or (keys == window and queries < keys))
@@ -124,12 +109,6 @@ def _positional(
             "banded_sparse (edge='cut' in encoders) without global tokens"
         )
     return mechanism
-
-
-def is_cross_attention(module: nn.Module) -> bool:
-    """Whether a non-causal attention module looks from one sequence into another."""
-    flagged = getattr(module, "is_cross_attention", False) or getattr(module, "is_decoder", False)
-    return bool(flagged) or "Cross" in type(module).__name__
 
 
 def _wants_weights(kwargs: dict[str, Any]) -> bool:

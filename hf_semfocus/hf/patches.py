@@ -22,6 +22,7 @@ from ..mechanisms import names
 from .attention import register
 from .settings import is_ours, resolve, stamp
 from .support import check_class, check_modules
+from .visibility import FORM, mark
 from .wrapping import wrap
 
 
@@ -72,6 +73,7 @@ def _set(
     original(self, attn_implementation, *args, **kwargs)
     if any(map(is_ours, asked.values())):
         stamp(self)
+        mark(self)
 
 
 def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedConfig, Any]]:
@@ -87,10 +89,12 @@ def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any,
     if is_ours(name := self.config._attn_implementation):
         check_modules(self, name)
         stamp(self)
+        mark(self)
 
 
 def _to_dict(original: Callable[..., dict[str, Any]], self: PreTrainedConfig, *args: Any, **kwargs: Any) -> dict:
     output = original(self, *args, **kwargs)
+    output.pop(FORM, None)
     if (name := _saved(self)) is not None:
         output["attn_implementation"] = name
     return output

@@ -67,7 +67,7 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
         raise ValueError(f"the model's attn_implementation is {name!r}; expected one of hf_semfocus's names")
     with observe.watch() as seen, torch.no_grad():
         model(**(inputs or model.dummy_inputs))
-    layers = {path: module for path, module in model.named_modules() if module in seen or _is_leaf(module)}
+    layers = {path: module for path, module in model.named_modules() if module in seen or is_leaf(module)}
     missed = [f"{path} ({type(module).__name__})" for path, module in layers.items() if module not in seen]
     if missed or not layers:
         raise UnsupportedModelError(
@@ -85,7 +85,9 @@ def _unsupported(cls: type, name: str) -> UnsupportedModelError:
     )
 
 
-def _is_leaf(module: nn.Module) -> bool:
+def is_leaf(module: nn.Module) -> bool:
+    """Whether ``module`` is attention and holds no other attention."""
+
     def attends(m: nn.Module) -> bool:
         return "Attention" in type(m).__name__ or INTERFACE in _source(type(m))
 

@@ -58,16 +58,15 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
 def _lists(mechanism: Mechanism, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
     if mechanism.by_score is None or mechanism.positional:
         return lists.make(mechanism, problem)
-    causal = problem.causal and problem.own is not None
     return kernels.select(
         query.detach(),
         key.detach(),
         min(mechanism.k, key.shape[2]),
         problem.scale,
         mechanism.by_score,
-        None if problem.plain else problem.mask,
+        problem.visibility.mask,
         None if problem.bias is None else problem.bias.detach().float(),
-        problem.own if causal else None,
+        problem.visibility.limit,
     )
 
 

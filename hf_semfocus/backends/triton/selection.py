@@ -97,12 +97,14 @@ def highest_index(problem: Problem, k: int, sign: int) -> Tensor:
     counts = index.new_empty(step * queries)
     scores = query.new_empty(columns.shape, dtype=torch.float32)
 
-    mask = problem.mask.view(torch.uint8).expand(batch, heads, queries, keys)
-    own = problem.own if problem.triangle else None
+    mask, own = problem.visibility.mask, problem.visibility.limit
+    kind = 0 if mask is None else 2 if mask.shape[-2] > 1 else 1
+    mask = index.new_ones(1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)
+    mask = mask.expand(batch, heads, queries, keys)
     sizes = {"SIGN": sign * ((problem.scale > 0) - (problem.scale < 0)), "D": head_dim, "DIM": padded(head_dim)}
     passes = {
         **sizes,
-        "MASK": 0 if problem.plain else 2 if problem.mask.shape[-2] > 1 else 1,
+        "MASK": kind,
         "K": k,
         "M": tile.rows,
         "N": tile.columns,

@@ -1,0 +1,126 @@
+"""Who sees whom in a Transformers model: the mask function, and what its masks mean to the attention function.
+
+Without a mask function of our names Transformers drops causality and padding in silence. A model's own code may read
+the mask as well, so a mask has the form which that code expects, marked on the configuration by :func:`mark`:
+
+``flag``      None for plain causality: every attention module says ``is_causal`` itself, and a mask of all pairs
+              would take longer to read than what it says
+``bool``      always a tensor, True where a query may see a key, as ``sdpa`` makes it
+``additive``  always a tensor of 0 and the type's minimum, as ``eager`` makes it: the family does not know ``sdpa``
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from ..masks import allowed_and_bias
+from ..visibility import Visibility
+from .support import is_leaf
+
+FORM = "_semfocus_mask"
+FORMS = ("flag", "bool", "additive")
+
+# what the mask function knows, attached to its mask: (causal, column of the first query's own key, version)
+_MADE = "_semfocus_made"
+
+
+def mark(model: PreTrainedModel) -> None:
+    """Write on every configuration of ``model`` which form its masks must have."""
+    needed: dict[int, tuple[PreTrainedConfig, str]] = {}
+    for module in model.modules():
+        config = getattr(module, "config", model.config)
+        if not isinstance(config, PreTrainedConfig):
+            continue
+        if isinstance(module, PreTrainedModel):
+            form = "flag" if type(module)._supports_sdpa else "additive"
+        elif is_leaf(module) and not _is_marked_cross(module):
+            form = "flag" if getattr(module, "is_causal", False) is True else "bool"
+        else:
+            continue
+        # models that share a configuration share its masks
+        before = needed.get(id(config), (config, getattr(config, FORM, "flag")))[1]
+        needed[id(config)] = config, max(before, form, key=FORMS.index)
+    for config, form in needed.values():
+        setattr(config, FORM, form)
+
+
+def mask_function(**kwargs: Any) -> Tensor | None:
+    """The mask ``[batch, 1, queries, keys]`` in the form the model expects, from Transformers' keywords."""
+    form = getattr(kwargs.get("config"), FORM, "bool")
+    queries, keys = kwargs["q_length"], kwargs["kv_length"]
+    start, first = kwargs.get("q_offset", 0), kwargs.get("kv_offset", 0)
+    # a static cache has an empty end, and counts in a tensor
+    offset = start - first if isinstance(start, int) and isinstance(first, int) else None
+    bidirectional = "allow_is_bidirectional_skip" in kwargs
+    causal = kwargs.get("allow_is_causal_skip", False) and not bidirectional
+    plain = causal and form == "flag" and offset is not None and offset + queries == keys
+    kwargs.update(allow_is_causal_skip=plain, allow_is_bidirectional_skip=False)
+    made = eager_mask(**kwargs) if form == "additive" else sdpa_mask(**kwargs)
+    if made is not None and (causal or bidirectional or queries == 1):
+        setattr(made, _MADE, (not bidirectional, offset if causal else None, _version(made)))
+    return made
+
+
+def read(
+    attention_mask: Tensor | None, module: nn.Module, is_causal: bool | None, query: Tensor, key: Tensor
+) -> tuple[Visibility, Tensor | None, bool]:
+    """What an attention module's mask says; without one its own flag decides, and with one the mask alone.
+
+    Args:
+        attention_mask: what the module got: of :func:`mask_function`, the caller's own, or none.
+        module: the attention module.
+        is_causal: the module's flag, where it passes it on.
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, kv_heads, keys, head_dim]``.
+
+    Returns:
+        ``(visibility, bias, across)``: who sees whom; what the mask adds to the scores; and whether the queries look
+        from one sequence into another, where positions have no meaning.
+    """
+    queries, keys, device = query.shape[2], key.shape[2], query.device
+    flagged = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    mask, bias = allowed_and_bias(attention_mask, keys)
+    if mask is None:
+        causal, offset = flagged, keys - queries
+    else:
+        causal, offset = _made(attention_mask) or _found(mask, flagged, queries, keys)
+    if bias is not None and not torch.compiler.is_compiling() and not bias.any():
+        bias = None
+    across = not causal and (queries > keys or (not flagged and is_cross_attention(module)))
+    if causal and offset is None:
+        return Visibility(mask, None, True), bias, across
+    own = torch.arange(queries, device=device) + (offset if causal else keys - queries)
+    return Visibility(mask, own, causal), bias, across
+
+
+def is_cross_attention(module: nn.Module) -> bool:
+    """Whether a non-causal attention module looks from one sequence into another."""
+    return _is_marked_cross(module) or bool(getattr(module, "is_decoder", False))
+
+
+def _is_marked_cross(module: nn.Module) -> bool:
+    return bool(getattr(module, "is_cross_attention", False)) or "Cross" in type(module).__name__
+
+
+def _made(mask: Tensor) -> tuple[bool, int | None] | None:
+    """What :func:`mask_function` knew of a mask that nobody has written to since."""
+    made = getattr(mask, _MADE, None)
+    return made[:2] if made is not None and made[2] == _version(mask) else None
+
+
+def _version(mask: Tensor) -> int | None:
+    return None if torch.compiler.is_compiling() or mask.is_inference() else mask._version
+
+
+def _found(mask: Tensor, flagged: bool, queries: int, keys: int) -> tuple[bool, None]:
+    """Whether a mask of somebody else's is causal: no query sees a key after its own."""
+    if torch.compiler.is_compiling():  # a graph cannot look
+        return flagged, None
+    own = torch.arange(queries, device=mask.device) + (keys - queries)
+    later = torch.arange(keys, device=mask.device) > own.unsqueeze(-1)
+    return not (mask & later).any(), None

@@ -1,0 +1,73 @@
+"""Who may see whom: the one description of causality and padding that callers make and back ends ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .positions import Positions, locate
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which keys every query may see, before any mechanism chooses among them.
+
+    Args:
+        mask: bool, broadcastable to ``[batch, heads, queries, keys]``, True where a query may see a key; None where
+            nothing but causality hides keys, so that a key's position is its column.
+        own: int64 ``[queries]``, the column of every query's own key, increasing; None: the last key that ``mask``
+            lets it see.
+        causal: whether no query may see a key after its own. Without ``own`` the mask says so already.
+    """
+
+    mask: Tensor | None
+    own: Tensor | None
+    causal: bool
+
+    @classmethod
+    def between(
+        cls, queries: int, keys: int, device: torch.device, mask: Tensor | None = None, causal: bool = False
+    ) -> Visibility:
+        """The queries are the last positions of the keys, as in self-attention and in decoding with a cache."""
+        return cls(mask, torch.arange(queries, device=device) + (keys - queries), causal)
+
+    @property
+    def limit(self) -> Tensor | None:
+        """The last column a query can see, int64 ``[queries]``; None where only the mask knows."""
+        return self.own if self.causal else None
+
+    def allowed(self, keys: int) -> Tensor:
+        """The keys a query may see: bool, broadcastable to ``[batch, heads, queries, keys]``."""
+        if self.limit is None:
+            return self._everything(keys) if self.mask is None else self.mask
+        before = torch.arange(keys, device=self.own.device) <= self.own.unsqueeze(-1)
+        return before.view(1, 1, *before.shape) if self.mask is None else self.mask & before
+
+    def seen(self, keys: int) -> Tensor | None:
+        """The keys that some query may see: bool, broadcastable to ``[batch, heads, keys]``; None for all."""
+        if self.limit is None:
+            return None if self.mask is None else self.mask.any(-2)
+        if self.mask is not None and self.mask.shape[-2] > 1:
+            return self.allowed(keys).any(-2)
+        # what the last query sees, without a matrix of all pairs
+        last = self.own[-1:] if len(self.own) else self.own.new_full((1,), -1)
+        before = (torch.arange(keys, device=last.device) <= last).view(1, 1, keys)
+        return before if self.mask is None else self.mask.squeeze(-2) & before
+
+    def positions(self, keys: int, heads: int, layer: int) -> Positions:
+        """Logical positions of queries and keys."""
+        plain = self.mask is None
+        allowed = self._everything(keys) if plain else self.allowed(keys)
+        return locate(allowed, self.own, self.causal, heads, layer, plain)
+
+    def rows(self, start: int, stop: int) -> Visibility:
+        """The same for the queries ``start`` to ``stop - 1``."""
+        mask = self.mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., start:stop, :]
+        return replace(self, mask=mask, own=None if self.own is None else self.own[start:stop])
+
+    def _everything(self, keys: int) -> Tensor:
+        return torch.ones(1, 1, 1, keys, dtype=torch.bool, device=self.own.device)
