@@ -40,4 +40,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name == "push_to_hub":
         return import_module(f"{__name__}.hub").push_to_hub
+    if name == "AttentionSchedule":
+        return import_module(f"{__name__}.training").AttentionSchedule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """Training with Accelerate: one loop, and what it needs to be exact, resumable and the same for every attention."""
 
 from .batches import Rows, SequenceRows
+from .callback import AttentionSchedule
 from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
@@ -12,6 +13,7 @@ from .setup import start
 from .steps import Objective, classification
 
 __all__ = [
+    "AttentionSchedule",
     "ComparisonOptions",
     "FocusSchedule",
     "MetricsLog",
