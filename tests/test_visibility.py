@@ -187,22 +187,22 @@ def test_code_beside_the_interface_gets_the_mask_it_expects():
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-5)
 
 
-def test_plain_causality_of_models_that_apply_it_needs_no_mask():
-    """The kernels' fast path: GPT-2 and LLaMA get no mask, and what is marked for it is not saved."""
+def test_models_that_need_no_mask_get_none():
+    """The kernels' fast path for plain causality and for no padding; what is marked for it is not saved."""
     seen = []
 
     def watch(module, args, kwargs):
-        seen.append(kwargs["attention_mask"])
+        seen.append(kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
 
-    for family in ("gpt2", "llama"):
-        model = sharpened(AutoModelForCausalLM, tiny_config(family), "topk_sparse:k=3")
-        layers = model.transformer.h if family == "gpt2" else model.model.layers
-        attention = layers[0].attn if family == "gpt2" else layers[0].self_attn
+    for family in ("gpt2", "llama", "bert"):
+        model = sharpened(AutoModel, tiny_config(family), "topk_sparse:k=3")
+        [attention, *_] = (m for m in model.modules() if type(m).__name__.endswith(("Attention", "SelfAttention")))
         attention.register_forward_pre_hook(watch, with_kwargs=True)
-        model(torch.randint(3, VOCABULARY, (2, LENGTH)))
+        ids = torch.randint(3, VOCABULARY, (2, LENGTH))
+        model(ids, attention_mask=torch.ones_like(ids))
         assert not any("_semfocus" in name for name in model.config.to_dict())
         assert not any("_semfocus" in name for name in model.config.to_diff_dict())
-    assert seen == [None, None]
+    assert seen == [None, None, None]
 
 
 @pytest.mark.parametrize("spec", ["topk_sparse:k=3", "banded_sparse:window=3,edge=cut"])

@@ -3,10 +3,11 @@
 Without a mask function of our names Transformers drops causality and padding in silence. A model's own code may read
 the mask as well, so a mask has the form which that code expects, marked on the configuration by :func:`mark`:
 
-``flag``      None for plain causality: every attention module says ``is_causal`` itself, and a mask of all pairs
-              would take longer to read than what it says
-``bool``      always a tensor, True where a query may see a key, as ``sdpa`` makes it
-``additive``  always a tensor of 0 and the type's minimum, as ``eager`` makes it: the family does not know ``sdpa``
+``causal``         None for plain causality: every attention module says ``is_causal=True``, and a mask of all pairs
+                   would take longer to read than what it says
+``bidirectional``  None where every query sees all keys: no attention module says ``is_causal=True``
+``bool``           always a tensor, True where a query may see a key, as ``sdpa`` makes it: modules differ
+``additive``       always a tensor of 0 and the type's minimum, as ``eager`` makes it: the family has no ``sdpa``
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from ..visibility import Visibility
 from .support import is_leaf
 
 FORM = "_semfocus_mask"
-FORMS = ("flag", "bool", "additive")
 
 # what the mask function knows, attached to its mask: (causal, column of the first query's own key, version)
 _MADE = "_semfocus_made"
@@ -31,22 +31,30 @@ _MADE = "_semfocus_made"
 
 def mark(model: PreTrainedModel) -> None:
     """Write on every configuration of ``model`` which form its masks must have."""
-    needed: dict[int, tuple[PreTrainedConfig, str]] = {}
+    forms: dict[int, tuple[PreTrainedConfig, str]] = {}
     for module in model.modules():
         config = getattr(module, "config", model.config)
-        if not isinstance(config, PreTrainedConfig):
-            continue
-        if isinstance(module, PreTrainedModel):
-            form = "flag" if type(module)._supports_sdpa else "additive"
-        elif is_leaf(module) and not _is_marked_cross(module):
-            form = "flag" if getattr(module, "is_causal", False) is True else "bool"
-        else:
-            continue
-        # models that share a configuration share its masks
-        before = needed.get(id(config), (config, getattr(config, FORM, "flag")))[1]
-        needed[id(config)] = config, max(before, form, key=FORMS.index)
-    for config, form in needed.values():
+        if isinstance(config, PreTrainedConfig) and (form := _form(module)) is not None:
+            # models that share a configuration share its masks
+            _, before = forms.get(id(config), (config, getattr(config, FORM, None)))
+            forms[id(config)] = config, _both(before, form)
+    for config, form in forms.values():
         setattr(config, FORM, form)
+
+
+def _form(module: nn.Module) -> str | None:
+    """The form that one module needs; None if it takes any."""
+    if isinstance(module, PreTrainedModel):
+        return None if type(module)._supports_sdpa else "additive"
+    if not is_leaf(module) or _is_marked_cross(module):
+        return None
+    return "causal" if getattr(module, "is_causal", False) is True else "bidirectional"
+
+
+def _both(one: str | None, other: str) -> str:
+    if one is None or one == other:
+        return other
+    return "additive" if "additive" in (one, other) else "bool"
 
 
 def mask_function(**kwargs: Any) -> Tensor | None:
@@ -58,8 +66,9 @@ def mask_function(**kwargs: Any) -> Tensor | None:
     offset = start - first if isinstance(start, int) and isinstance(first, int) else None
     bidirectional = "allow_is_bidirectional_skip" in kwargs
     causal = kwargs.get("allow_is_causal_skip", False) and not bidirectional
-    plain = causal and form == "flag" and offset is not None and offset + queries == keys
-    kwargs.update(allow_is_causal_skip=plain, allow_is_bidirectional_skip=False)
+    plain = causal and form == "causal" and offset is not None and offset + queries == keys
+    everything = kwargs.get("allow_is_bidirectional_skip", False) and form == "bidirectional"
+    kwargs.update(allow_is_causal_skip=plain, allow_is_bidirectional_skip=everything)
     made = eager_mask(**kwargs) if form == "additive" else sdpa_mask(**kwargs)
     if made is not None and (causal or bidirectional or queries == 1):
         setattr(made, _MADE, (not bidirectional, offset if causal else None, _version(made)))
