@@ -1,10 +1,12 @@
-"""Attention by the definitions, in Python loops over one query at a time; shares no code with the library.
+"""Attention by the definitions, one query at a time in float64; shares no code with the library.
 
 ``KEPT[name](query, keys, scores, params, causal, where)`` returns the positions a query keeps. A query is
 described by its own position among the ``keys`` positions it may see (0, 1, ...), and its scores over them.
 """
 
-import math
+from dataclasses import dataclass
+
+import numpy as np
 
 
 def _topk(query, keys, scores, params, causal, where):
@@ -67,6 +69,7 @@ def _strided(query, keys, params, causal):
     return far | _band(query, keys, params, causal)
 
 
+BY_SCORE = ("topk_sparse", "bottomk_sparse")
 KEPT = {
     "topk_sparse": _topk,
     "bottomk_sparse": _bottomk,
@@ -77,26 +80,92 @@ KEPT = {
 }
 
 
-def attention(query, key, value, name, params, *, visible, causal, scale, layer=0):
-    """Nested lists of floats: outputs and weights of one batch.
+@dataclass
+class Truth:
+    """A result in float64, how far rounding may take another from it, and the sizes of the terms it is a sum of."""
 
-    ``query[h][i]``, ``key[h][j]``, ``value[h][j]`` are vectors; ``visible[i]`` lists the columns query ``i`` may
-    see in order; its own column is its diagonal one.
+    value: np.ndarray
+    noise: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def zeros(cls, shape):
+        return cls(*(np.zeros(shape) for _ in range(3)))
+
+    def add(self, where, value, size, factor):
+        self.value[where] += value
+        self.size[where] += size
+        self.noise[where] += size * factor
+
+
+def attention(
+    query, key, value, name, params, *, allowed, causal, scale, bias=None, softcap=None, sinks=None, layer=0,
+    grad=None, unit=0.0, exact=False,
+):  # fmt: skip
+    """Attention and its gradients, a query at a time.
+
+    Args:
+        query: ``[batch, heads, queries, dim]``; ``key`` and ``value`` may have fewer heads; all float64.
+        allowed: bool ``[batch, heads, queries, keys]``: who may be seen, causality included.
+        bias: ``[batch, heads, queries, keys]``, added to the scores.
+        grad: gradient with respect to the output, for those of all inputs.
+        unit: rounding unit of the computation to be judged, for :class:`Truth`'s noise.
+        exact: whether that computation makes no error in the scores, so that the order of keys is beyond doubt.
+
+    Returns:
+        ``(results, doubtful)``: :class:`Truth` for ``output``, ``weights`` and the gradients ``query``, ``key``,
+        ``value``, ``bias`` and ``sinks``, and the queries (bool) of which rounding decides what they keep, or which
+        are not among the keys they see while ``name`` counts positions. Gradients leave the doubtful out.
     """
-    outputs, weights = [], []
-    for h in range(len(query)):
-        outputs.append([])
-        weights.append([])
-        for i, columns in enumerate(visible):
-            scores = [scale * math.fsum(a * b for a, b in zip(query[h][i], key[h][j], strict=True)) for j in columns]
-            row = [0.0] * len(key[h])
-            if columns and i in columns:
-                kept = KEPT[name](columns.index(i), len(columns), scores, params, causal, (layer, h))
-                top = max(scores[j] for j in kept)
-                total = math.fsum(math.exp(scores[j] - top) for j in kept)
-                for j in kept:
-                    row[columns[j]] = math.exp(scores[j] - top) / total
-            weights[-1].append(row)
-            width = len(value[h][0])
-            outputs[-1].append([math.fsum(row[j] * value[h][j][d] for j in range(len(row))) for d in range(width)])
-    return outputs, weights
+    batch, heads, queries, dim = query.shape
+    kv_heads, keys, width = value.shape[1:]
+    doubtful = np.zeros((batch, heads, queries), dtype=bool)
+    shapes = {"output": (batch, heads, queries, width), "weights": allowed.shape, "query": query.shape}
+    shapes |= {"key": key.shape, "value": value.shape, "bias": allowed.shape, "sinks": (heads,)}
+    found = {what: Truth.zeros(shape) for what, shape in shapes.items()}
+    for b, h, i in np.ndindex(batch, heads, queries):
+        g = h // (heads // kv_heads)
+        (columns,) = np.nonzero(allowed[b, h, i])
+        own = i + keys - queries
+        if not columns.size:
+            continue
+        if name not in BY_SCORE and own not in columns:
+            doubtful[b, h, i] = True
+            continue
+        raw = scale * (key[b, g, columns] @ query[b, h, i])
+        scores = raw if softcap is None else softcap * np.tanh(raw / softcap)
+        scores = scores if bias is None else scores + bias[b, h, i, columns]
+        spread = abs(scale) * (abs(key[b, g, columns]) @ abs(query[b, h, i])) * (dim + 6) + 8 * abs(scores)
+        place = int((columns < own).sum())
+        kept = sorted(KEPT[name](place, columns.size, scores.tolist(), params, causal, (layer, h)))
+        if name in BY_SCORE and not exact and len(kept) < columns.size:
+            left = [j for j in range(columns.size) if j not in kept]
+            edge = abs(scores[kept][:, None] - scores[left][None, :]).min()
+            if edge <= 2 * unit * spread.max():
+                doubtful[b, h, i] = True
+                continue
+        columns, scores = columns[kept], scores[kept]
+        sink = -np.inf if sinks is None else sinks[h]
+        top = max(scores.max(), sink)
+        total = np.exp(scores - top).sum() + np.exp(sink - top)
+        weights, share = np.exp(scores - top) / total, np.exp(sink - top) / total
+        k, v, q = key[b, g, columns], value[b, g, columns], query[b, h, i]
+        score_error = 2 * spread[kept].max() if len(kept) > 1 or sinks is not None else 0.0
+        factor = unit * (2 * score_error + 2 * width + 4 * len(kept) + 4 * queries * (heads // kv_heads) + 64)
+        found["weights"].add((b, h, i, columns), weights, weights, factor)
+        found["output"].add((b, h, i), weights @ v, weights @ abs(v), factor)
+        if grad is None:
+            continue
+        d_out = grad[b, h, i]
+        d_weights, size = v @ d_out, abs(v) @ abs(d_out)
+        mean, mean_size = weights @ d_weights, weights @ size
+        d_scores, d_size = weights * (d_weights - mean), weights * (size + mean_size)
+        slope = scale * (1.0 if softcap is None else 1 - np.tanh(raw[kept] / softcap) ** 2)
+        d_raw, d_raw_size = d_scores * slope, d_size * abs(scale)
+        found["value"].add((b, g, columns), np.outer(weights, d_out), np.outer(weights, abs(d_out)), factor)
+        found["query"].add((b, h, i), d_raw @ k, d_raw_size @ abs(k), factor)
+        found["key"].add((b, g, columns), np.outer(d_raw, q), np.outer(d_raw_size, abs(q)), factor)
+        found["bias"].add((b, h, i, columns), d_scores, d_size, factor)
+        found["sinks"].add(h, -share * mean, share * mean_size, factor)
+        found["sinks"].noise[h] += unit * (len(kept) + 4) * mean_size  # where the share is what the others leave
+    return found, doubtful
