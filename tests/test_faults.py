@@ -326,7 +326,7 @@ def rows(*values):
 TEXTS = {
     "empty.txt": ("", "has 1 documents and no validation split; expected more of them"),
     "empty.jsonl": ("", "has no documents; expected at least one"),
-    "empty.csv": ("", "cannot be read: No columns to parse from file"),
+    "empty.csv": ("", "cannot be read: empty.csv is empty; expected a header"),
     "blank.jsonl": (rows("", None, "", ""), "the documents have no tokens; expected at least one"),
     "column.jsonl": (
         '{"a": "b", "c": "d"}\n' * 4,
@@ -339,7 +339,7 @@ TEXTS = {
         "text_column='text' of dataset='FILE' holds values of the type Json; expected text",
     ),
     "lists.jsonl": (rows(None, ["a"], ["b"]), "holds values of the type List; expected text"),
-    "broken.jsonl": (rows("a", "b") + '{"text": ', "dataset='FILE' cannot be read: JSON parse error"),
+    "broken.jsonl": (rows("a", "b") + '{"text": ', "dataset='FILE' cannot be read: line 3 of broken.jsonl is no JSON"),
 }
 MISTAKES = [
     ("--task chess", "unknown task 'chess'"),

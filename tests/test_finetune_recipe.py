@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+import re
 import runpy
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
@@ -245,6 +247,20 @@ def test_schedule_of_attentions_with_lora(tmp_path, make):
     finetune.main([*args, "--output_dir", str(tmp_path)])
     [last] = tmp_path.glob("runs/*/last")
     assert json.loads((last / "semfocus.json").read_text()) == {"attention": "topk_sparse:k=2"}
+
+
+@pytest.mark.parametrize(("task", "total"), [("sequence", 43), ("token", None)])
+def test_the_classes_found_are_printed_before_the_training(task, total, tmp_path, make, capsys):
+    args = [*make(task, "bert"), "--attention", "sdpa", "--max_steps", "1", "--epochs", "1"]
+    finetune.main([*args, "--output_dir", str(tmp_path)])
+    out = capsys.readouterr().out
+    found = re.search(r"has (3 classes: 'bad' (\d+), 'fine' (\d+), 'good' (\d+))\n", out)
+    assert found.start() < out.index("sdpa/3")
+    counts = list(map(int, found.groups()[1:]))
+    [train] = Path(args[args.index("--dataset") + 1]).glob("train.*")
+    assert counts == [len(re.findall(name, train.read_text())) for name in LABELS]
+    assert total is None or sum(counts) == total
+    assert f"The training split has {found[1]}." in (tmp_path / "report.md").read_text()
 
 
 def test_long_texts_are_cut_and_counted(tmp_path, make, capsys):

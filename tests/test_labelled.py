@@ -126,29 +126,45 @@ def test_class_labels_keep_their_names(monkeypatch):
 
 
 BAD_LABELS = {
-    "missing": ([None, "a", "b"], None, r"label None in row 0 of 'train'; expected a string, a boolean or an integer"),
-    "empty": (["a", "b", ""], None, "label '' in row 2 of 'train'"),
-    "a fraction": ([0, 1, 1.5], None, r"label 1\.5 in row 2 of 'train'; expected a string, a boolean or an integer"),
-    "not a number": ([1.0, float("nan")], None, "label nan in row 1 of 'train'; expected a string"),
-    "a large number": ([1.0, 65536.0], None, r"label 65536\.0 in row 1 of 'train'; expected a string"),
-    "negative": ([0, 1, -1], None, "label -1 in row 2 of 'train'; .*integer from 0 to 65535"),
-    "row numbers": ([0, 65536], None, "label 65536 in row 1 of 'train'"),
-    "a list": ([["a"], ["b"]], None, r"label \['a'\] in row 0 of 'train'; expected a string"),
-    "an object": ([{"a": 1}, {"a": 2}], None, r"label \{'a': 1\} in row 0"),
+    "missing": (
+        [None, "a", "b"],
+        None,
+        r"label None in line 1 of data.jsonl; expected a string, a boolean or an integer",
+    ),
+    "empty": (["a", "b", ""], None, "label '' in line 3 of data.jsonl"),
+    "a fraction": (
+        [0, 1, 1.5],
+        None,
+        r"label 1\.5 in line 3 of data.jsonl; expected a string, a boolean or an integer",
+    ),
+    "not a number": ([1.0, float("nan")], None, "label nan in line 2 of data.jsonl; expected a string"),
+    "a large number": ([1.0, 65536.0], None, r"label 65536\.0 in line 2 of data.jsonl; expected a string"),
+    "negative": ([0, 1, -1], None, "label -1 in line 3 of data.jsonl; .*integer from 0 to 65535"),
+    "row numbers": ([0, 65536], None, "label 65536 in line 2 of data.jsonl"),
+    "a list": ([["a"], ["b"]], None, r"label \['a'\] in line 1 of data.jsonl; expected a string"),
+    "an object": ([{"a": 1}, {"a": 2}], None, r"label \{'a': 1\} in line 1 of"),
     "one class": (["a", "a"], None, "the labels are of 1 class, 'a'; expected at least two"),
     "one number": ([0, 0], None, "the labels are of 1 class, '0'; expected at least two"),
     "new in validation": (
         ["a", "b"],
         ["a", "c"],
-        "label 'c' in row 1 of 'validation'; expected .* 2 classes of 'train', 'a', 'b'$",
+        "label 'c' in line 2 of validation.jsonl; expected .* 2 classes of 'train', 'a', 'b'$",
     ),
-    "missing in validation": (["a", "b"], ["a", None], "label None in row 1 of 'validation'; expected one of the 2"),
+    "missing in validation": (
+        ["a", "b"],
+        ["a", None],
+        "label None in line 2 of validation.jsonl; expected one of the 2",
+    ),
     "above all": (
         [0, 11],
         [5, 12],
-        r"label 12 in row 1 of 'validation'; .* 12 classes of 'train', '0', .*'7', \.\.\. \(4 more\)",
+        r"label 12 in line 2 of validation.jsonl; .* 12 classes of 'train', '0', .*'7', \.\.\. \(4 more\)",
     ),
-    "negative in validation": ([0, 1], [0, -1], "label -1 in row 1 of 'validation'; expected one of the 2 classes"),
+    "negative in validation": (
+        [0, 1],
+        [0, -1],
+        "label -1 in line 2 of validation.jsonl; expected one of the 2 classes",
+    ),
 }
 
 
@@ -167,7 +183,7 @@ def test_class_labels_that_are_missing(monkeypatch):
     features = Features(text=Value("string"), label=ClassLabel(names=["n", "y"]))
     split = Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: DatasetDict(train=split))
-    with pytest.raises(ValueError, match=r"label -1 in row 1 of 'train'; expected one of the 2 classes .*, 'n', 'y'"):
+    with pytest.raises(ValueError, match=r"label -1 in row 2 of 'train'; expected one of the 2 classes .*, 'n', 'y'"):
         load_labelled("someone/test-set")
 
 
@@ -198,8 +214,106 @@ def test_cells_of_a_csv_file_are_what_they_say(tmp_path):
     rows = {(r["text"], r["label"]) for r in [*data.train, *data.validation]}
     assert rows == {("NA", 0), ("", 1), ("nan", 0), ("x", 1)}
     path.write_text("text,label\na,1\nb,\nc,0\n")
-    with pytest.raises(ValueError, match="label '' in row 1 of 'train'"):
+    with pytest.raises(ValueError, match=r"label '' in line 3 of data\.csv"):
         load_labelled(str(path))
+
+
+def test_numbers_in_a_csv_file(tmp_path):
+    """Labels that look like numbers are integers, whatever the order of the files and their spelling; texts never."""
+    (tmp_path / "train.csv").write_text("text,label\n1,10\n2, 2\n3,007\n4,2.0\n")
+    (tmp_path / "validation.csv").write_text("text,label\n5,7\n")
+    data = load_labelled(str(tmp_path))
+    assert data.label_names == [str(number) for number in range(11)]
+    assert data.train[:] == {"text": ["1", "2", "3", "4"], "label": [10, 2, 7, 2]}
+    assert data.validation[:] == {"text": ["5"], "label": [7]}
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "numbers"),
+    [
+        (["True", "false", "TRUE"], ["False", "True"], [1, 0, 1]),
+        (["true", "half-true", "false"], ["false", "half-true", "true"], [2, 1, 0]),
+        (["18-24", "25-34", "65+"], ["18-24", "25-34", "65+"], [0, 1, 2]),
+    ],
+)
+def test_truth_and_text_in_a_csv_file(cells, names, numbers, tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *(f"x,{cell}" for cell in cells)]))
+    data = load_labelled(str(tmp_path))
+    assert (data.label_names, data.train["label"][:], data.validation["label"][:]) == (names, numbers, numbers)
+
+
+LATIN = "text,label\nplain,a\ncaf\xe9,b\n".encode("latin-1")
+FILES = {
+    "only a header": ({"a.csv": "text,label\n"}, "a.csv has only a header, line 1; add a line for every example"),
+    "empty": ({"a.csv": ""}, "a.csv is empty; expected a header, such as text,label, and a line for every example"),
+    "Latin-1": (
+        {"a.csv": LATIN},
+        "line 3 of a.csv is not UTF-8 (byte 0xe9); save the file as UTF-8, perhaps with: ico",
+    ),
+    "UTF-16": (
+        {"a.csv": "text,label\nx,a\n".encode("utf-16")},
+        "line 1 of a.csv is not UTF-8 (byte 0xff); save the fi",
+    ),
+    "packed": ({"a.csv.gz": gzip.compress(LATIN)}, "line 3 of a.csv.gz is not UTF-8"),
+    "Latin-1 in JSON": (
+        {"a.jsonl": b'{"text": "x", "label": "a"}\n\n{"text": "caf\xe9", "label": "b"}\n'},
+        "line 3 of a.jsonl is not UTF-8 (byte 0xe9); save the file",
+    ),
+    "no JSON": (
+        {"a.jsonl": '{"text": "x", "label": "a"}\n{"text": "y", "label":\n'},
+        "line 2 of a.jsonl is no JSON (Expecting value, column 23); expected an object on every line",
+    ),
+    "a comma too many": (
+        {"a.csv": "text,label\nx,a\ny, and z,b\n"},
+        'line 3 of a.csv has 3 cells, and its header 2; put a text that holds a comma in "quotes"',
+    ),
+    "semicolons": ({"a.csv": "text;label\nx;a\n"}, "['text;label']; are its cells separated by ';'? expected commas"),
+    "a file of many": (
+        {"b/train.csv": "text,label\nx,a\n", "b/validation.csv": LATIN},
+        "line 3 of b/validation.csv is not UTF-8 (byte 0xe9); ",
+    ),
+    "mixed": (
+        {"a.csv": 'text,label\n"x\ny",1\n\nz,good\n'},
+        "there are labels of several kinds, integers (1 in line 2 of a.csv) and text ('good' in line 5 of a.csv); wr",
+    ),
+    "mixed far below": (
+        {"a.csv": "text,label\n" + "x,1\ny,0\n" * 5001 + "z,good\n"},
+        "integers (1 in line 2 of a.csv) and text ('good' in line 10004 of a.csv); write all of them in one way",
+    ),
+    "mixed files": (
+        {"a.csv": "text,label\nx,1\ny,0\n", "b.csv": "text,label\nx,1\ny,True\n"},
+        "integers (1 in line 2 of a.csv) and text ('True' in line 3 of b.csv); write",
+    ),
+    "mixed in JSON": (
+        {"a.json": '[{"text": "x", "label": true},\n{"text": "y", "label": 1}]'},
+        "truth values (True in record 1 of a.json) and integers (1 in record 2 of a.json); write",
+    ),
+    "new in validation": (
+        {"train.csv": "text,label\nx,1\ny,0\n", "validation.csv": "text,label\nx,1\ny,good\n"},
+        "label 'good' in line 3 of validation.csv; expected one of the 2 classes of 'train', '0', '1'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_faults_are_found_where_a_person_finds_them(case, tmp_path, capfd):
+    files, message = FILES[case]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    dataset = str(tmp_path if len(files) > 1 else tmp_path / name)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_labelled(dataset)
+    assert str(caught.value).startswith(f"dataset={dataset!r}")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_rows_of_parquet_are_counted_from_one(tmp_path):
+    Dataset.from_dict({"text": ["x", "y", "z"], "label": ["a", "b", ""]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"label '' in row 3 of a\.parquet"):
+        load_labelled(str(tmp_path / "a.parquet"))
 
 
 COLUMNS = {
@@ -249,11 +363,11 @@ BAD_COLUMNS = {
     ),
     "no text": ([{"text": "x", "label": "y"}], {"text_columns": []}, r"text_columns=\[\]; expected 1 or 2"),
     "twice": ([{"text": "x", "label": "y"}], {"text_columns": ["text", "text"]}, "expected 1 or 2"),
-    "numbers": ([{"text": 1, "label": "y"}], {}, "text 1 in row 0 of 'train'; expected text"),
+    "numbers": ([{"text": 1, "label": "y"}], {}, "text 1 in line 1 of data.jsonl; expected text"),
     "missing": (
         [{"text": "x", "label": "y"}, {"text": None, "label": "z"}],
         {},
-        "text None in row 1 of 'train'; expected text",
+        "text None in line 2 of data.jsonl; expected text",
     ),
     "two for tokens": (
         [{"tokens": ["x"], "tags": [1]}],
@@ -282,14 +396,18 @@ BAD_TAGS = {
     "fewer tags": (
         ["x", "y"],
         ["a"],
-        r"tags \['a'\] in row 1 of 'train'; expected a list with a label for each of its 2 words",
+        r"tags \['a'\] in line 2 of data.jsonl; expected a list with a label for each of its 2 words",
     ),
-    "more tags": (["x"], ["a", "b"], r"tags \['a', 'b'\] in row 1"),
-    "no list of tags": (["x"], None, "tags None in row 1 of 'train'; expected a list"),
-    "no words": ([], [], r"tokens \[\] in row 1 of 'train'; expected a list of words, at least one"),
-    "missing words": (None, ["a"], "tokens None in row 1 of 'train'"),
-    "a missing word": (["x", None], ["a", "b"], r"tokens \['x', None\] in row 1 of 'train'; expected a list of words"),
-    "a missing tag": (["x", "y"], ["a", None], "label None in row 1 of 'train'; expected a string"),
+    "more tags": (["x"], ["a", "b"], r"tags \['a', 'b'\] in line 2 of"),
+    "no list of tags": (["x"], None, "tags None in line 2 of data.jsonl; expected a list"),
+    "no words": ([], [], r"tokens \[\] in line 2 of data.jsonl; expected a list of words, at least one"),
+    "missing words": (None, ["a"], "tokens None in line 2 of data.jsonl"),
+    "a missing word": (
+        ["x", None],
+        ["a", "b"],
+        r"tokens \['x', None\] in line 2 of data.jsonl; expected a list of words",
+    ),
+    "a missing tag": (["x", "y"], ["a", None], "label None in line 2 of data.jsonl; expected a string"),
 }
 
 
@@ -303,7 +421,7 @@ def test_tags_that_are_refused(case, tmp_path):
 
 def test_words_of_a_csv_file_are_no_lists(tmp_path):
     (tmp_path / "data.csv").write_text("tokens,tags\nx y,a b\n")
-    with pytest.raises(ValueError, match="tokens 'x y' in row 0 of 'train'; expected a list of words"):
+    with pytest.raises(ValueError, match=r"tokens 'x y' in line 2 of data\.csv; expected a list of words"):
         load_labelled(str(tmp_path / "data.csv"), kind="token")
 
 
@@ -470,7 +588,7 @@ def test_tokenizers_written_in_python_and_padding_with_the_end(bert):
 def test_rows_that_cannot_be(bert, gpt2):
     with pytest.raises(ValueError, match="there are 0 examples; expected at least one"):
         LabelledRows(texts([]), bert)
-    with pytest.raises(ValueError, match=r"example 1, \{.*'text': ''.*\}, has no tokens; expected at least one"):
+    with pytest.raises(ValueError, match=r"example 2, \{.*'text': ''.*\}, has no tokens; expected at least one"):
         LabelledRows(texts(["a", "", ""]), gpt2)
     for pairs, special in ((None, 2), (["a"], 3)):
         for max_length in (special, 0, -1, 7.5):
@@ -513,7 +631,9 @@ def test_labels_are_at_first_tokens(bert, words, max_length):
     expected = [aligned(bert, line, first, max_length) for line, first in zip(words, firsts, strict=True)]
     empty = [i for i, (_, labels) in enumerate(expected) if max(labels) < 0]
     if empty:
-        with pytest.raises(ValueError, match=rf"example {empty[0]}, words \[.*\], has no labelled token; expected at"):
+        with pytest.raises(
+            ValueError, match=rf"example {empty[0] + 1}, words \[.*\], has no labelled token; expected at"
+        ):
             TaggedRows(data, bert, max_length)
         return
     rows, everything = TaggedRows(data, bert, max_length), np.arange(len(words))

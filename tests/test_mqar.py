@@ -213,7 +213,7 @@ def test_rows_of_any_length_and_their_loss(family):
         ([], [], "0 sequences of 0 tokens, the shortest of 0, and 0 of 0 labels; expected"),
         ([[1, 2], []], [[-100, 2], []], "2 sequences of 2 tokens, the shortest of 0"),
         ([[1, 2]], [[2]], "1 sequences of 2 tokens, the shortest of 2, and 1 of 1 labels; expected a label for every"),
-        ([[1, 2], [1, 2]], [[-100, 2], [1, -100]], "example 1 has no label after its first token; expected one"),
+        ([[1, 2], [1, 2]], [[-100, 2], [1, -100]], "example 2 has no label after its first token; expected one"),
     ],
 )
 def test_labels_that_do_not_fit(rows, labels, message):

@@ -228,7 +228,9 @@ def test_the_hub_is_asked_by_name_and_no_code_is_trusted(monkeypatch):
 
 
 BROKEN = {
-    "lines of no JSON": ("a.jsonl", "{oops\n", {}, "cannot be read: JSON parse error"),
+    "lines of no JSON": ("a.jsonl", "{oops\n", {}, "line 1 of a.jsonl is no JSON"),
+    "Latin-1": ("a.txt", "a\nb\nüber\n", {"sample_by": "line"}, r"line 3 of a\.txt is not UTF-8 \(byte 0xfc\); save"),
+    "JSON in Latin-1": ("a.jsonl", '{"text": "ü"}\n', {}, r"line 1 of a\.jsonl is not UTF-8"),
     "no lines": ("a.jsonl", "", {}, "has no documents; expected at least|at least one example"),
     "one document": ("a.txt", "hello\n", {}, "has 1 documents and no validation split; .*sample_by='paragraph'"),
     "another column": ("a.csv", "body,n\nx,1\ny,2\n", {}, r"no column 'text'; expected .* one of \['body', 'n'\]"),
@@ -244,7 +246,7 @@ BROKEN = {
 def test_what_cannot_be_read_is_an_error_of_one_line(case, streaming, tmp_path):
     name, content, options, message = BROKEN[case]
     if name is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="latin-1")
     path = str(tmp_path if name is None else tmp_path / name)
     with pytest.raises(ValueError, match=message) as caught:
         load_text(path, streaming=streaming, **options)
@@ -613,7 +615,7 @@ def test_masking_needs_a_mask_token_and_text(documents, packed, tokenizer):
     with pytest.raises(ValueError, match="has no mask_token; expected one"):
         MaskedRows(packed, bare, seed=0)
     ends = Dataset.from_dict({"input_ids": [[5, 2], [2, 2]], "starts": [[True, True]] * 2})
-    with pytest.raises(ValueError, match="packed row 1 holds special tokens only; expected some text"):
+    with pytest.raises(ValueError, match="packed row 2 holds special tokens only; expected some text"):
         MaskedRows(ends, tokenizer, seed=0)
 
 

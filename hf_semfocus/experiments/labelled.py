@@ -91,6 +91,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
             config=examples.config,
             validation_fraction=examples.validation_fraction,
         )
+    accelerator.print(f"dataset={examples.dataset!r} has {data.found}")
     splits = {"training": (data.train, examples.train_size), "held-out": (data.validation, examples.eval_size)}
     rows = {name: make(_some(split, size), tokenizer, examples.max_length) for name, (split, size) in splits.items()}
     _check_lengths(model, config, examples, max(part.longest for part in rows.values()))
@@ -101,6 +102,12 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
         pad_token_id=tokenizer.pad_token_id,
         max_length=max(part.longest for part in rows.values()),
     )
+
+    cut = [
+        f"{part.truncated} of {len(part)} {name} examples were longer than {examples.max_length} tokens and cut."
+        for name, part in rows.items()
+        if part.truncated
+    ]
 
     told = False
 
@@ -125,11 +132,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
         attentions=ATTENTIONS,
         tokenizer=tokenizer,
         base_model=model,
-        notes=tuple(
-            f"{part.truncated} of {len(part)} {name} examples were longer than {examples.max_length} tokens and cut."
-            for name, part in rows.items()
-            if part.truncated
-        ),
+        notes=(f"The training split has {data.found}.", *cut),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -29,8 +28,7 @@ def find(path: Path) -> tuple[str, dict[str, list[str]]]:
     """The loader and the files of every split, in alphabetical order, of a file or of a folder and those below it.
 
     A folder's files belong to the split with which their names or their folders' names begin (train, validation,
-    valid, val, dev, test), and to train where none does; hidden files and those of other kinds are passed over. A
-    warning tells of test files, which nothing here uses.
+    valid, val, dev, test), and to train where none does; hidden files and those of other kinds are passed over.
 
     Raises:
         ValueError: no file that can be loaded, or files of several kinds.
@@ -49,8 +47,9 @@ def find(path: Path) -> tuple[str, dict[str, list[str]]]:
         parts = file.relative_to(path).parts if path.is_dir() else ()
         named = [match[1].lower() for part in parts if (match := _SPLIT.match(part))]
         splits.setdefault(SPLITS[named[-1]] if named else "train", []).append(str(file))
-    if unused := splits.pop("test", None):
-        warnings.warn(
-            f"dataset={str(path)!r}: left out {len(unused)} files named test, such as {unused[0]}", stacklevel=4
-        )
     return found[0], splits
+
+
+def shown(file: Path, path: Path) -> str:
+    """The name of a file that ``path`` stands for: that below the folder, or its own."""
+    return str(file.relative_to(path)) if path.is_dir() else file.name

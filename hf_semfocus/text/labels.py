@@ -5,7 +5,8 @@ A label is a string, a boolean, or an integer, which a file may also hold as a f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
@@ -15,6 +16,13 @@ from datasets import ClassLabel
 MOST = 1 << 16
 """Classes there may be; integers beyond are no classes but, say, the numbers of the rows."""
 _SHOWN = 8
+_KINDS = {str: "text", bool: "truth values", int: "integers"}
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_TRUTH = {"true": True, "false": False}
+
+
+Where = Callable[[int], str]
+"""From the number of a row to where it stands, in words."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,12 @@ class Classes:
     names: list[str]
     numbers: dict[Any, int]
 
-    def number(self, label: Any, row: int, split: str) -> int:
+    @property
+    def listed(self) -> str:
+        """The names of the first classes, in words."""
+        return few(list(map(repr, self.names)))
+
+    def number(self, label: Any, row: int, where: Where) -> int:
         """The number of a label's class.
 
         Raises:
@@ -37,13 +50,13 @@ class Classes:
         """
         if not _is_label(label) or (number := self.numbers.get(label)) is None:
             raise ValueError(
-                f"label {short(label)} in row {row} of {split!r}; expected one of the {len(self.names)} classes of "
-                f"'train', {_few(self)}"
+                f"label {short(label)} in {where(row)}; expected one of the {len(self.names)} classes of 'train', "
+                f"{self.listed}"
             )
         return number
 
 
-def find_classes(labels: Iterable[tuple[int, Any]], feature: Any) -> Classes:
+def find_classes(labels: Iterable[tuple[int, Any]], feature: Any, where: Where) -> Classes:
     """The classes of the training data.
 
     A ``ClassLabel`` names its classes itself. Strings are classes in the order of their code points, integers are
@@ -52,6 +65,7 @@ def find_classes(labels: Iterable[tuple[int, Any]], feature: Any) -> Classes:
     Args:
         labels: every label, after the number of its row.
         feature: what ``datasets`` says about the labels.
+        where: where the rows stand.
 
     Raises:
         ValueError: a label that is missing or can be none, labels of several kinds, or a single class.
@@ -59,30 +73,55 @@ def find_classes(labels: Iterable[tuple[int, Any]], feature: Any) -> Classes:
     if isinstance(feature, ClassLabel):
         classes = Classes(list(feature.names), {number: number for number in range(feature.num_classes)})
     else:
+        kinds: dict[type, tuple[Any, int]] = {}
         found = set()
         for row, label in labels:
             if not _is_label(label):
                 raise ValueError(
-                    f"label {short(label)} in row {row} of 'train'; expected a string, a boolean or an integer from 0 "
-                    f"to {MOST - 1}"
+                    f"label {short(label)} in {where(row)}; expected a string, a boolean or an integer from 0 to "
+                    f"{MOST - 1}: give that example a label, or leave it out"
                 )
             found.add(label)
+            kinds.setdefault(int if isinstance(label, float) else type(label), (label, row))
+        if len(kinds) > 1:
+            each = [f"{_KINDS[kind]} ({short(label)} in {where(row)})" for kind, (label, row) in kinds.items()]
+            raise ValueError(
+                f"there are labels of several kinds, {' and '.join(each)}; write all of them in one way (in a .csv "
+                "file, what looks like a number is one)"
+            )
         classes = _classes_of(found)
     if len(classes.names) < 2:
-        raise ValueError(f"the labels are of {len(classes.names)} class, {_few(classes)}; expected at least two")
+        raise ValueError(f"the labels are of {len(classes.names)} class, {classes.listed}; expected at least two")
     return classes
 
 
+def from_cells(cells: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    """The labels that the cells of .csv files stand for, by split: numbers, truth values, or text.
+
+    A cell is a number where it looks like one, and a truth value only if every cell of "train" is "true" or "false"
+    in some spelling.
+    """
+    true = all(cell.strip().lower() in _TRUTH for cell in cells["train"])
+
+    def label(cell: str) -> Any:
+        plain = cell.strip()
+        if true:
+            return _TRUTH.get(plain.lower(), cell)
+        if not _NUMBER.fullmatch(plain):
+            return cell
+        number = float(plain)
+        return int(number) if number.is_integer() else number
+
+    return {split: [label(cell) for cell in column] for split, column in cells.items()}
+
+
 def _classes_of(found: set[Any]) -> Classes:
-    kinds = {int if isinstance(label, float) else type(label) for label in found}
-    if len(kinds) > 1:
-        raise ValueError(f"there are labels of the kinds {sorted(k.__name__ for k in kinds)}; expected one kind")
-    if kinds == {str}:
+    if all(isinstance(label, str) for label in found):
         names = sorted(found)
         return Classes(names, {name: number for number, name in enumerate(names)})
-    if kinds == {bool}:
+    if all(isinstance(label, bool) for label in found):
         return Classes(["False", "True"], {False: 0, True: 1})
-    numbers = range(int(max(found, default=-1)) + 1)
+    numbers = range(int(max(found)) + 1)
     return Classes([str(number) for number in numbers], {number: number for number in numbers})
 
 
@@ -92,6 +131,7 @@ def _is_label(value: Any) -> bool:
     return value != "" if isinstance(value, str) else isinstance(value, int) and 0 <= value < MOST
 
 
-def _few(classes: Classes) -> str:
-    more = f", ... ({len(classes.names) - _SHOWN} more)" if len(classes.names) > _SHOWN else ""
-    return ", ".join(map(repr, classes.names[:_SHOWN])) + more
+def few(items: Sequence[str]) -> str:
+    """The first of many, and how many more there are."""
+    more = f", ... ({len(items) - _SHOWN} more)" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

@@ -62,7 +62,7 @@ class MaskedRows(PackedRows):
         self.seed, self.probability, self.first_position = seed, probability, first_position
         super().__init__(packed)
         if not self.predicted.all():
-            raise ValueError(f"packed row {self.predicted.argmin()} holds special tokens only; expected some text")
+            raise ValueError(f"packed row {self.predicted.argmin() + 1} holds special tokens only; expected some text")
         self.epoch = epoch
 
     def with_epoch(self, epoch: int) -> MaskedRows:

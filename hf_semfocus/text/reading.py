@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,10 @@ import datasets
 from datasets import Dataset, IterableDataset
 
 from .files import find, looks_local
+from .places import fault
+
+LOADERS = {"json": {"encoding": "utf-8-sig"}}
+"""Told to loaders of ``datasets``: that of JSON passes bytes that are no text on, unless it has to decode them."""
 
 
 def read_splits(
@@ -33,10 +39,13 @@ def read_splits(
     path = Path(name).expanduser()
     if path.exists():
         kind, files = find(path)
-        with reading(name):
-            splits = datasets.load_dataset(
-                kind, data_files=files, streaming=streaming, **(options or {}).get(kind, {})
+        if unused := files.pop("test", None):
+            warnings.warn(
+                f"dataset={name!r}: left out {len(unused)} files named test, such as {unused[0]}", stacklevel=3
             )
+        given = {**LOADERS.get(kind, {}), **(options or {}).get(kind, {})}
+        with reading(name):
+            splits = datasets.load_dataset(kind, data_files=files, streaming=streaming, **given)
     elif looks_local(name):
         raise ValueError(f"dataset={name!r}: no such file or folder")
     else:
@@ -49,11 +58,15 @@ def read_splits(
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong in ``datasets`` into one error of one line."""
+    """Turn what goes wrong in ``datasets`` into one error of one line, which names the line of the file if it can."""
+    before = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs the errors that it raises
     try:
         yield
     except StopIteration as error:  # how it meets a JSON file without a record
         raise ValueError(f"dataset={name!r} has no documents; expected at least one") from error
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = fault(name) or " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"dataset={name!r} cannot be read: {reason}") from error
+    finally:
+        datasets.logging.set_verbosity(before)

@@ -104,7 +104,7 @@ class TokenRows:
             self.labels[row, :length] = torch.as_tensor(labels[row])
         self.predicted = (self.labels[:, 1:] != IGNORED).sum(1).numpy()
         if not self.predicted.all():
-            raise ValueError(f"example {self.predicted.argmin()} has no label after its first token; expected one")
+            raise ValueError(f"example {self.predicted.argmin() + 1} has no label after its first token; expected one")
         self.masked = min(lengths) < max(lengths)
 
     @classmethod

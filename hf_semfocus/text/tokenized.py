@@ -61,7 +61,7 @@ class TokenizedRows:
         self.lengths = np.array(lengths)
         if not self.lengths.all():
             row = int(self.lengths.argmin())
-            raise ValueError(f"example {row}, {short(dataset[row])}, has no tokens; expected at least one")
+            raise ValueError(f"example {row + 1}, {short(dataset[row])}, has no tokens; expected at least one")
         self.starts = self.lengths.cumsum() - self.lengths
         self.columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
         self.longest = int(self.lengths.max())
@@ -160,9 +160,8 @@ class TaggedRows(TokenizedRows):
         self.labelled = np.add.reduceat(self.columns["labels"] != IGNORED, self.starts, dtype=np.int64)
         if not self.labelled.all():
             row = int(self.labelled.argmin())
-            raise ValueError(
-                f"example {row}, words {short(dataset[row]['words'])}, has no labelled token; expected at least one"
-            )
+            words = short(dataset[row]["words"])
+            raise ValueError(f"example {row + 1}, words {words}, has no labelled token; expected at least one")
 
     def units(self, rows: np.ndarray) -> int:
         """Number of words with a label in these rows."""
