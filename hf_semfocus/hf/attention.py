@@ -13,6 +13,7 @@ from ..mechanisms import Mechanism
 from ..problem import Problem
 from . import observe
 from .settings import resolve, settings_of
+from .support import UnsupportedModelError
 from .visibility import mask_function, read
 
 try:  # private, but the only way to know that a model which swallows output_attentions wants weights
@@ -47,7 +48,7 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
     ) -> tuple[Tensor, Tensor | None]:
         for name, meaning in REFUSED.items():
             if kwargs.get(name) is not None:
-                raise ValueError(
+                raise UnsupportedModelError(
                     f"{type(module).__name__} passes {name!r} ({meaning}), which {spec!r} would ignore; use the "
                     "model's own attention, e.g. attn_implementation='eager'"
                 )
