@@ -152,10 +152,10 @@ def test_a_new_mechanism_is_one_class():
         for backend in ("eager", "chunked"):
             out = hf_semfocus.sparse_attention(q, k, v, "first_key_test", backend=backend)
             torch.testing.assert_close(out, v[:, :, :1].expand_as(out))
-        with pytest.raises(ValueError, match="'first_key_test' is registered already"):
-            mechanisms.register("first_key_test")
+        with pytest.raises(ValueError, match=r"'first_key_test' is registered already, by .*overwrite=True"):
+            mechanisms.register("first_key_test")(type("Other", (FirstKey,), {}))
     finally:
-        mechanisms.base._REGISTRY.pop("first_key_test")
+        mechanisms.registry._REGISTRY.pop("first_key_test")
     with pytest.raises(ValueError, match="contains 'flash'"):
         mechanisms.register("flash_topk")
 

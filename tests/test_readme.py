@@ -67,14 +67,14 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     AutoModelForCausalLM.from_config(tiny_config("gpt2")).save_pretrained(tmp_path / "gpt2")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "readme"}
-    registered = dict(mechanisms.base._REGISTRY)
+    registered = dict(mechanisms.registry._REGISTRY)
     try:
         for number, (language, block) in enumerate(BLOCKS):
             if language == "python":
                 exec(compile(block, f"README.md, block {number}", "exec"), namespace)
     finally:
-        mechanisms.base._REGISTRY.clear()
-        mechanisms.base._REGISTRY.update(registered)
+        mechanisms.registry._REGISTRY.clear()
+        mechanisms.registry._REGISTRY.update(registered)
 
 
 def test_set_up_is_two_commands():

@@ -172,4 +172,4 @@ def test_a_mechanism_registered_later_becomes_a_name():
         layers = hf_semfocus.verify(model(spec="own_key_test"))
         assert set(layers.values()) == {"own_key_test"}
     finally:
-        mechanisms.base._REGISTRY.pop("own_key_test")
+        mechanisms.registry._REGISTRY.pop("own_key_test")

@@ -66,9 +66,9 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
     """The ``k`` keys of highest priority of a chunk's queries."""
     scores, allowed = chunk.scores(), chunk.allowed
     at = chunk.positions() if mechanism.positional else None
-    if (pattern := mechanism.pattern(at)) is not None:
+    if (pattern := mechanism.kept_by_position(at)) is not None:
         allowed = allowed & pattern
-    index, kept = highest_index(mechanism.priority(scores, at), allowed, mechanism.k)
+    index, kept = highest_index(mechanism.ranked(scores, at), allowed, mechanism.k)
     return index.masked_fill(~kept, -1).int()
 
 
@@ -83,7 +83,7 @@ def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
     at = problem.positions()
     near = mechanism.reach(at).sort(-1).values
-    keep = (near >= 0) & (near < at.length) & mechanism.pattern(at._replace(key=near))
+    keep = (near >= 0) & (near < at.length) & mechanism.kept_by_position(at._replace(key=near))
     keep[..., 1:] &= near[..., 1:] != near[..., :-1]
     if (wide := mechanism.sees_all(at)) is not None:
         keep &= ~wide

@@ -1,15 +1,20 @@
 """How Transformers meets the mechanisms: registration, configuration, and the refusal of what cannot work."""
 
-from ..mechanisms import names
+from ..mechanisms import names, on_register
 from . import attention, patches
-from .settings import configure
+from .settings import configure, forget
 from .support import UnsupportedModelError, verify
 
 __all__ = ["UnsupportedModelError", "configure", "install", "verify"]
 
 
 def install() -> None:
-    """Register every mechanism with Transformers and close the gaps of its interface; again is harmless."""
+    """Register every mechanism with Transformers, now and later, and close the gaps of its interface.
+
+    Again is harmless.
+    """
     for name in names():
         attention.register(name)
+    on_register(attention.register)
+    on_register(forget)
     patches.apply()

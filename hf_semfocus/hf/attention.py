@@ -75,13 +75,23 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         output, weights = backends.attend(mechanism, problem, _wants_weights(kwargs), backend)
         return output.transpose(1, 2).contiguous(), weights
 
+    forward._semfocus = spec
     return forward
 
 
 def register(spec: str) -> None:
-    """Register attention and mask function under the name ``spec``; again is harmless."""
-    if spec not in AttentionInterface._global_mapping:
+    """Register attention and mask function under the name ``spec``; again is harmless.
+
+    Raises:
+        ValueError: somebody else has registered an attention of that name.
+    """
+    present = AttentionInterface._global_mapping.get(spec)
+    if present is None:
         AttentionInterface.register(spec, attention_function(spec))
+    elif not hasattr(present, "_semfocus"):
+        raise ValueError(
+            f"Transformers has an attention {spec!r} already, of {present.__module__}; expected another name"
+        )
     AttentionMaskInterface.register(spec, mask_function)
 
 

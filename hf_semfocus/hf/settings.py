@@ -50,6 +50,12 @@ def _make(spec: str, items: tuple[tuple[str, Any, type], ...]) -> str:
     return key
 
 
+def forget(name: str) -> None:
+    """Make the mechanisms of ``name`` anew when they are asked for next, as the class behind it is another."""
+    for key in [key for key, (mechanism, _) in _MADE.items() if mechanism.name == name]:
+        del _MADE[key]
+
+
 def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
     """``semfocus`` of the module's own configuration, or else of the whole model's.
 

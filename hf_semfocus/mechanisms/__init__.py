@@ -3,9 +3,23 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import Mechanism, build, choice, count, fields, get, names, parameters, parse, register
+from .base import Mechanism, fields, parameters
+from .declare import choice, count
+from .registry import build, get, names, on_register, parse, register
 
-__all__ = ["Mechanism", "build", "choice", "count", "fields", "get", "names", "parameters", "parse", "register"]
+__all__ = [
+    "Mechanism",
+    "build",
+    "choice",
+    "count",
+    "fields",
+    "get",
+    "names",
+    "on_register",
+    "parameters",
+    "parse",
+    "register",
+]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -6,11 +6,11 @@ the borders, not cut, so that every row keeps exactly ``window`` keys.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .base import choice, count, register
-from .global_tokens import GlobalTokens
+from .declare import choice, count
+from .global_tokens import GlobalTokens, run
+from .registry import register
 
 
 @register("banded_sparse")
@@ -32,7 +32,7 @@ class Banded(GlobalTokens):
         return (key >= first) & (key < first + self.window)
 
     def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        return self._first(query, length, causal) + torch.arange(self.window, device=query.device)
+        return self._first(query, length, causal).clamp(min=0) + run(self.window, length)
 
     def _first(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
         if causal:

@@ -1,4 +1,4 @@
-"""What a mechanism is, and the registry that gives it its name everywhere.
+"""What a mechanism is: which keys a query keeps, said in slots that every back end understands.
 
 A mechanism says which keys a query keeps and how kept scores become weights. It fills up to three slots, and
 back ends apply them in this order to the keys a query may see (after causality and padding):
@@ -15,10 +15,9 @@ end may work on any chunk of queries, and decoding token by token equals the unc
 from __future__ import annotations
 
 import dataclasses
-import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -96,73 +95,45 @@ class Mechanism:
         ``at`` may be None for a mechanism that is not positional.
         """
         with torch.no_grad():
-            if (pattern := self.pattern(at)) is not None:
+            if (pattern := self.kept_by_position(at)) is not None:
                 allowed = allowed & pattern
-            if (priority := self.priority(scores, at)) is not None:
+            if (priority := self.ranked(scores, at)) is not None:
                 allowed = highest(priority, allowed, self.k)
         return allowed
 
+    def kept_by_position(self, at: Positions | None) -> Tensor | None:
+        """:meth:`pattern`, or an error that names the mechanism where it is not what it must be."""
+        pattern = self.pattern(at)
+        if pattern is not None:
+            _, *shape = torch.broadcast_shapes(at.query.shape, at.key.shape, at.head.shape)
+            fits = isinstance(pattern, Tensor) and pattern.dtype == torch.bool
+            self._expect(fits, "pattern", pattern, "bool", [None, *shape])
+        return pattern
 
-def count(default: int, meaning: str, minimum: int = 1) -> Any:
-    """Declare a dataclass field that holds an integer of at least ``minimum``."""
+    def ranked(self, scores: Tensor, at: Positions | None) -> Tensor | None:
+        """:meth:`priority` of every score, or an error that names the mechanism where it is not what it must be."""
+        priority = self.priority(scores, at)
+        if priority is None:
+            return None
+        fits = isinstance(priority, Tensor) and priority.is_floating_point()
+        self._expect(fits, "priority", priority, "floating", scores.shape)
+        return priority.expand_as(scores)
 
-    def check(what: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-            raise ValueError(f"{what}={value!r} is not allowed; expected an integer of at least {minimum}")
-        return int(value)
+    def _expect(self, fits: bool, slot: str, found: Any, kind: str, shape: Sequence[int | None]) -> None:
+        """Refuse what a slot has given unless it ``fits`` and broadcasts to ``shape``, None for any size.
 
-    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
-
-
-def choice(default: str, options: Sequence[str], meaning: str) -> Any:
-    """Declare a dataclass field that holds one of ``options``."""
-
-    def check(what: str, value: Any) -> str:
-        if value not in options:
-            raise ValueError(f"{what}={value!r} is not allowed; expected one of {', '.join(map(repr, options))}")
-        return value
-
-    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
-
-
-_REGISTRY: dict[str, type[Mechanism]] = {}
-M = TypeVar("M", bound=type[Mechanism])
-
-
-def register(name: str) -> Callable[[M], M]:
-    """Class decorator: make ``name`` available as a mechanism, hence as an ``attn_implementation``.
-
-    Raises:
-        ValueError: the name is taken, or Transformers would read a meaning of its own into it.
-    """
-    if name in _REGISTRY:
-        raise ValueError(f"mechanism {name!r} is registered already, by {_REGISTRY[name].__qualname__}")
-    reserved = [part for part in ("flash", "flex_attention", "sdpa", "paged|", "/", ":") if part in name]
-    if reserved:
-        raise ValueError(f"mechanism name {name!r} contains {reserved[0]!r}, which Transformers gives a meaning")
-
-    def add(cls: M) -> M:
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
-
-
-def names() -> list[str]:
-    """Names of all registered mechanisms."""
-    return sorted(_REGISTRY)
-
-
-def get(name: str) -> type[Mechanism]:
-    """The mechanism class of ``name``.
-
-    Raises:
-        ValueError: no mechanism has that name.
-    """
-    if name not in _REGISTRY:
-        raise ValueError(f"unknown mechanism {name!r}; expected one of {', '.join(names())}")
-    return _REGISTRY[name]
+        Raises:
+            ValueError: names the mechanism, what it gave and what was expected.
+        """
+        if fits and found.dim() <= len(shape):
+            sizes = zip(reversed(found.shape), reversed(shape), strict=False)
+            if all(want is None or size in (1, want) for size, want in sizes):
+                return
+        given = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"{self.name}: {slot}() gives {given}; expected a {kind} tensor that broadcasts to [batch, heads, "
+            f"queries, keys], here [{', '.join('any' if size is None else str(size) for size in shape)}]"
+        )
 
 
 def parameters(cls: type[Mechanism]) -> list[str]:
@@ -173,37 +144,3 @@ def parameters(cls: type[Mechanism]) -> list[str]:
 def fields(cls: type[Mechanism]) -> dict[str, dataclasses.Field]:
     """Declarations of the parameters of a mechanism class: default, and metadata with ``meaning``."""
     return {field.name: field for field in dataclasses.fields(cls)}
-
-
-def parse(spec: str) -> tuple[str, dict[str, int | str]]:
-    """Split ``"banded_sparse:window=8,edge=cut"`` into the name and its parameters.
-
-    Raises:
-        ValueError: the name is unknown or the part after the colon is not ``name=value[,name=value...]``.
-    """
-    name, colon, rest = spec.partition(":")
-    get(name)
-    params: dict[str, int | str] = {}
-    for item in rest.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not (key and equals and value) or key in params:
-            raise ValueError(f"cannot read {item!r} in {spec!r}; expected NAME:param=value[,param=value...]")
-        params[key] = int(value) if value.lstrip("-").isdecimal() else value
-    return name, params
-
-
-def build(spec: str, **params: Any) -> Mechanism:
-    """Make a mechanism from its name or ``NAME:param=value,...``; what the string says wins over ``params``.
-
-    Raises:
-        ValueError: unknown name, a parameter the mechanism does not have, or a value it does not allow.
-    """
-    name, stated = parse(spec)
-    cls = get(name)
-    params = {**params, **stated}
-    for key in params:
-        if key not in parameters(cls):
-            owners = [other for other in names() if key in parameters(_REGISTRY[other])]
-            hint = f" ({key!r} belongs to {', '.join(owners)})" if owners else ""
-            raise ValueError(f"{name} has no parameter {key!r}{hint}; expected some of {', '.join(parameters(cls))}")
-    return cls(**params)

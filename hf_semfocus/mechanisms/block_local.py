@@ -5,11 +5,11 @@ Source: "Transformers Learn Faster with Semantic Focus" (arXiv 2506.14095), bloc
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .base import count, register
-from .global_tokens import GlobalTokens
+from .declare import count
+from .global_tokens import GlobalTokens, run
+from .registry import register
 
 
 @register("block_local_sparse")
@@ -26,4 +26,4 @@ class BlockLocal(GlobalTokens):
         return query // self.block_size == key // self.block_size
 
     def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        return query // self.block_size * self.block_size + torch.arange(self.block_size, device=query.device)
+        return query // self.block_size * self.block_size + run(self.block_size, length)

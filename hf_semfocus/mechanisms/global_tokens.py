@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from ..positions import Positions
-from .base import Mechanism, choice, count
+from .base import Mechanism
+from .declare import choice, count
+
+
+def run(count: int, length: Tensor) -> Tensor:
+    """The first ``count`` positions, no more than the longest of ``length`` has, however large a parameter is."""
+    return torch.arange(max(0, min(count, int(length.max()))), device=length.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +39,13 @@ class GlobalTokens(Mechanism):
 
     def reach(self, at: Positions) -> Tensor:
         g = self.num_global_tokens
+        everywhere = run(g, at.length)
         if self.global_position == "first":
             local = g + self.near(at.query - g, at.length - g, at.causal)
-            everywhere = torch.arange(g, device=local.device)
         else:
             local = self.near(at.query, at.length - g, at.causal)
-            everywhere = at.length - g + torch.arange(g, device=local.device)
-        return torch.cat([everywhere.expand(*local.shape[:-1], g), local], -1)
+            everywhere = (at.length - g).clamp(min=0) + everywhere
+        return torch.cat([everywhere.expand(*local.shape[:-1], -1), local], -1)
 
     def sees_all(self, at: Positions) -> Tensor | None:
         g = self.num_global_tokens

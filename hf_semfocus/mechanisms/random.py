@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..positions import Positions
-from .base import Mechanism, count, register
+from .base import Mechanism
+from .declare import count
+from .registry import register
 
 
 @register("random_sparse")
@@ -20,14 +22,14 @@ class Random(Mechanism):
     """Every query keeps ``k`` random keys, an input-agnostic control with as many keys as top-k by default."""
 
     k: int = count(64, "keys a query keeps")
-    seed: int = count(0, "seed of the draw", minimum=0)
+    seed: int = count(0, "seed of the draw", minimum=0, maximum=2**32 - 1)
 
     @property
     def positional(self) -> bool:
         return True
 
     def priority(self, scores: Tensor, at: Positions) -> Tensor:
-        stream = _mix(_mix(torch.full_like(at.head, self.seed & 0xFFFFFFFF) + at.layer * 0x9E3779B1) + at.head)
+        stream = _mix(_mix(torch.full_like(at.head, self.seed) + at.layer * 0x9E3779B1) + at.head)
         drawn = _mix(_mix(stream + at.query) + at.key)
         # 24 bits are what float32 holds exactly
         return (drawn >> 8).to(scores.dtype).expand_as(scores)

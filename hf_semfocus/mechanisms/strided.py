@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .banded import Banded
-from .base import count, register
+from .declare import count
+from .registry import register
 
 
 @register("strided_sparse")

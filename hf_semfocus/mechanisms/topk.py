@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..positions import Positions
-from .base import Mechanism, count, register
+from .base import Mechanism
+from .declare import count
+from .registry import register
 
 
 @register("topk_sparse")

@@ -1,0 +1,44 @@
+"""How a mechanism declares its parameters: fields of its dataclass that check what they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+MOST = 2**31 - 1
+"""The largest count: lists hold columns of 32 bits."""
+
+
+def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> Any:
+    """Declare a dataclass field that holds an integer from ``minimum`` to ``maximum``."""
+
+    def check(what: str, value: Any) -> int:
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and minimum <= value <= maximum
+        if not fits:
+            raise ValueError(
+                f"{what}={shown(value)} is not allowed; expected an integer of at least {minimum} and at most "
+                f"{maximum}"
+            )
+        return int(value)
+
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+
+
+def choice(default: str, options: Sequence[str], meaning: str) -> Any:
+    """Declare a dataclass field that holds one of ``options``."""
+
+    def check(what: str, value: Any) -> str:
+        if value not in options:
+            raise ValueError(f"{what}={shown(value)} is not allowed; expected one of {', '.join(map(repr, options))}")
+        return value
+
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+
+
+def shown(value: Any) -> str:
+    """``value`` for a message, shortened."""
+    large = isinstance(value, int) and value.bit_length() > 128
+    return f"<an integer of {value.bit_length()} bits>" if large else reprlib.repr(value)

@@ -1,0 +1,141 @@
+"""The registry that gives a mechanism its name everywhere, and makes mechanisms from names and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .base import Mechanism, fields, parameters
+from .declare import shown
+
+_REGISTRY: dict[str, type[Mechanism]] = {}
+_LISTENERS: list[Callable[[str], None]] = []
+M = TypeVar("M", bound=type[Mechanism])
+
+TAKEN = ("eager", "full", "auto")
+RESERVED = ("flash", "flex_attention", "sdpa")
+
+
+def register(name: str, *, overwrite: bool = False) -> Callable[[M], M]:
+    """Class decorator: make ``name`` available as a mechanism, hence as an ``attn_implementation``.
+
+    A class of the same module and qualified name replaces the earlier one, as when a notebook's cell runs again.
+
+    Args:
+        name: ASCII letters, digits, ``_``, ``-`` and ``.``, beginning with a letter.
+        overwrite: also replace a mechanism from elsewhere.
+
+    Raises:
+        ValueError: the name is taken or cannot be one, Transformers would read a meaning of its own into it, or the
+            class is no mechanism.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"mechanism name {shown(name)} is not allowed; expected letters, digits, '_', '-' and '.', a letter first"
+        )
+    if part := next((part for part in RESERVED if part in name), name if name in TAKEN else None):
+        raise ValueError(f"mechanism name {name!r} contains {part!r}, which has a meaning already; expected another")
+
+    def add(cls: M) -> M:
+        _check(name, cls)
+        old = _REGISTRY.get(name)
+        if old is not None and not overwrite and _origin(old) != _origin(cls):
+            raise ValueError(
+                f"mechanism {name!r} is registered already, by {_origin(old)}; expected another name, or "
+                f"register({name!r}, overwrite=True)"
+            )
+        for listener in _LISTENERS:
+            listener(name)
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def on_register(listener: Callable[[str], None]) -> None:
+    """Call ``listener`` with every name that is registered from now on, or registered anew."""
+    if listener not in _LISTENERS:
+        _LISTENERS.append(listener)
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _check(name: str, cls: Any) -> None:
+    """Refuse a class that could not be used.
+
+    Raises:
+        ValueError: says what it lacks.
+    """
+
+    def refuse(found: str, expected: str) -> None:
+        raise ValueError(
+            f"mechanism {name!r}: {getattr(cls, '__qualname__', shown(cls))} {found}; expected {expected}"
+        )
+
+    if not (isinstance(cls, type) and issubclass(cls, Mechanism)):
+        refuse("is not a mechanism", "a subclass of hf_semfocus.mechanisms.Mechanism")
+    if vars(cls).get("name", name) != name and _REGISTRY.get(cls.name) is cls:
+        refuse(f"is registered as {cls.name!r}", "a subclass of it for another name")
+    if all(getattr(cls, slot) is getattr(Mechanism, slot) for slot in ("pattern", "priority", "normalize")):
+        refuse("fills no slot, so that every query keeps all keys", "pattern, priority or normalize")
+    if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
+        refuse("is not a dataclass", "@dataclass(frozen=True, kw_only=True) right above the class")
+    if bare := [field for field, of in fields(cls).items() if "check" not in of.metadata]:
+        refuse(f"has parameters that nothing checks, {', '.join(bare)}", "count(...) or choice(...)")
+    if cls.priority is not Mechanism.priority and not hasattr(cls, "k"):
+        refuse("has a priority but does not say how many keys it keeps", "a parameter k")
+
+
+def names() -> list[str]:
+    """Names of all registered mechanisms."""
+    return sorted(_REGISTRY)
+
+
+def get(name: str) -> type[Mechanism]:
+    """The mechanism class of ``name``.
+
+    Raises:
+        ValueError: no mechanism has that name.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown mechanism {name!r}; expected one of {', '.join(names())}")
+    return _REGISTRY[name]
+
+
+def parse(spec: str) -> tuple[str, dict[str, int | str]]:
+    """Split ``"banded_sparse:window=8,edge=cut"`` into the name and its parameters.
+
+    Raises:
+        ValueError: the name is unknown or the part after the colon is not ``name=value[,name=value...]``.
+    """
+    name, colon, rest = spec.partition(":")
+    get(name)
+    params: dict[str, int | str] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not (key and equals and value) or key in params:
+            raise ValueError(f"cannot read {item!r} in {spec!r}; expected NAME:param=value[,param=value...]")
+        params[key] = int(value) if re.fullmatch(r"-?\d{1,20}", value) else value
+    return name, params
+
+
+def build(spec: str, **params: Any) -> Mechanism:
+    """Make a mechanism from its name or ``NAME:param=value,...``; what the string says wins over ``params``.
+
+    Raises:
+        ValueError: unknown name, a parameter the mechanism does not have, or a value it does not allow.
+    """
+    name, stated = parse(spec)
+    cls = get(name)
+    params = {**params, **stated}
+    for key in params:
+        if key not in parameters(cls):
+            owners = [other for other in names() if key in parameters(_REGISTRY[other])]
+            hint = f" ({key!r} belongs to {', '.join(owners)})" if owners else ""
+            raise ValueError(f"{name} has no parameter {key!r}{hint}; expected some of {', '.join(parameters(cls))}")
+    return cls(**params)

@@ -1,0 +1,213 @@
+"""Mechanisms of one's own: names, classes and results that are refused, and what registering again does."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import VOCABULARY, tiny_config
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import hf_semfocus
+from hf_semfocus import mechanisms, sparse_attention
+from hf_semfocus.mechanisms import Mechanism, count, register
+
+CELL = """
+from dataclasses import dataclass
+from hf_semfocus.mechanisms import Mechanism, count, register
+
+@register("own_cell")
+@dataclass(frozen=True, kw_only=True)
+class Own(Mechanism):
+    reach: int = count(1, "positions")
+
+    def pattern(self, at):
+        return at.query - at.key {relation} self.reach
+""".replace("reach", "span")
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """What a test registers is gone afterwards, from Transformers too."""
+    before = [(table, dict(table)) for table in (mechanisms.registry._REGISTRY, *tables())]
+    yield
+    for table, content in before:
+        table.clear()
+        table.update(content)
+
+
+def tables():
+    return AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping
+
+
+def run_cell(relation, module="__main__"):
+    exec(CELL.format(relation=relation), {"__name__": module})
+
+
+def one_slot(name="own", **slots):
+    """A class with one parameter and the given slots."""
+    body = {"k": count(2, "keys"), "__annotations__": {"k": int}, **slots}
+    return dataclass(frozen=True, kw_only=True)(type(name, (Mechanism,), body))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", " ", "a b", "own\n", "own\x00", "x" * 1000 + "\n", "7x", "é", "-a", None, 3),
+        *(f"a{c}b" for c in ",=+:/|>@"),
+    ],
+    ids=lambda name: repr(name)[:9],
+)
+def test_names_that_cannot_be_told_apart_in_a_string_are_refused(name):
+    with pytest.raises(ValueError, match=r"mechanism name .* is not allowed; expected letters") as error:
+        register(name)
+    assert len(str(error.value)) < 200
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["eager", "full", "auto", "flash_own", "own_sdpa", "flex_attention_own"])
+def test_names_that_have_a_meaning_are_refused(name):
+    with pytest.raises(ValueError, match="which has a meaning already"):
+        register(name)
+
+
+def test_a_name_of_another_package_is_refused():
+    AttentionInterface.register("own_taken", lambda *args, **kwargs: None)
+    with pytest.raises(ValueError, match="Transformers has an attention 'own_taken' already"):
+        register("own_taken")(one_slot(pattern=lambda self, at: at.key == at.query))
+    assert "own_taken" not in mechanisms.names()
+
+
+class NoMechanism:
+    pass
+
+
+class NoDataclass(Mechanism):
+    span: int = count(2, "positions")
+
+    def pattern(self, at):
+        return at.key < self.span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchecked(Mechanism):
+    span: int = 2
+
+    def pattern(self, at):
+        return at.key < self.span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endless(Mechanism):
+    def priority(self, scores, at):
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (NoMechanism, "NoMechanism is not a mechanism; expected a subclass of"),
+        (lambda: None, "is not a mechanism"),
+        (one_slot(), "fills no slot, so that every query keeps all keys; expected pattern, priority or normalize"),
+        (NoDataclass, "NoDataclass is not a dataclass; expected @dataclass"),
+        (Unchecked, "has parameters that nothing checks, span; expected count"),
+        (Endless, "has a priority but does not say how many keys it keeps; expected a parameter k"),
+        (mechanisms.get("topk_sparse"), "is registered as 'topk_sparse'; expected a subclass"),
+    ],
+)
+def test_classes_that_could_not_be_used_are_refused(cls, words):
+    with pytest.raises(ValueError, match=f"mechanism 'own_bad': .*{words}"):
+        register("own_bad")(cls)
+    assert "own_bad" not in mechanisms.names()
+    assert mechanisms.get("topk_sparse").name == "topk_sparse"
+
+
+@pytest.mark.parametrize("backend", ["eager", "chunked", "gather", "native", "auto"])
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ({"pattern": lambda self, at: (at.query - at.key).float()}, r"pattern\(\) gives torch.float32 of shape"),
+        ({"pattern": lambda self, at: (at.key <= at.query).int()}, r"pattern\(\) gives torch.int32 .*a bool tensor"),
+        (
+            {"pattern": lambda self, at: torch.ones(5, 9, dtype=torch.bool)},
+            r"pattern\(\) gives .*\(5, 9\).*any, 2, 9, 9",
+        ),
+        ({"pattern": lambda self, at: True}, r"pattern\(\) gives bool; expected a bool tensor"),
+        (
+            {"priority": lambda self, scores, at: scores.argsort()},
+            r"priority\(\) gives torch.int64.*a floating tensor",
+        ),
+        ({"priority": lambda self, scores, at: scores[..., :3]}, r"priority\(\) gives .*, 3\).*here \[1, 2, 9, 9\]"),
+    ],
+)
+def test_a_slot_that_gives_something_else_is_named(slots, words, backend):
+    if "pattern" in slots:  # with lists of its own
+        slots = {**slots, "reach": lambda self, at: at.query + torch.arange(2, device=at.query.device)}
+        words = words.replace("any, 2, 9, 9", "any, 2, 9, [29]")
+    register("own_odd")(one_slot(**slots))
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    with pytest.raises(ValueError, match=f"own_odd: {words}"):
+        sparse_attention(q, k, v, "own_odd", backend=backend)
+
+
+def test_a_priority_of_the_keys_alone_counts_for_every_query():
+    register("own_shared")(one_slot(priority=lambda self, scores, at: torch.arange(float(scores.shape[-1]))))
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    results = [
+        sparse_attention(q, k, v, "own_shared", backend=name) for name in ("eager", "chunked", "gather", "native")
+    ]
+    last = sparse_attention(q, k[:, :, -2:], v[:, :, -2:], "topk_sparse:k=2", backend="eager")
+    for result in results:
+        torch.testing.assert_close(result, last)
+
+
+def test_a_cell_that_runs_again_replaces_what_it_registered():
+    model = AutoModelForCausalLM.from_config(tiny_config("llama"))
+    ids = torch.randint(3, VOCABULARY, (1, 20))
+    run_cell("==")
+    assert "own_cell" in ALL_ATTENTION_FUNCTIONS
+    outputs = []
+    model.set_attn_implementation("own_cell")
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for relation in ("==", "<=", "=="):
+        run_cell(relation)
+        outputs.append(model(ids).logits)
+        torch.testing.assert_close(compiled(ids).logits, outputs[-1])
+        assert set(hf_semfocus.verify(model, input_ids=ids).values()) == {"own_cell:span=1"}
+    assert not torch.allclose(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0], outputs[2])
+
+
+def test_a_class_from_elsewhere_replaces_only_when_asked_to():
+    run_cell("==")
+    with pytest.raises(ValueError, match=r"'own_cell' is registered already, by __main__.Own; .*overwrite=True"):
+        run_cell("<=", module="elsewhere")
+    assert mechanisms.get("own_cell").__module__ == "__main__"
+    other = register("own_cell", overwrite=True)(one_slot(pattern=lambda self, at: at.key == at.query))
+    assert mechanisms.get("own_cell") is other
+    assert other.name == "own_cell"
+
+
+@pytest.mark.parametrize(
+    ("spec", "params", "words"),
+    [
+        ("random_sparse", {"seed": -1}, "seed=-1 is not allowed; expected an integer of at least 0"),
+        ("random_sparse:seed=4294967296", {}, "seed=4294967296 is not allowed.*at most 4294967295"),
+        ("topk_sparse", {"k": 10**30}, "k=1000000000000000000000000000000 is not allowed.*at most 2147483647"),
+        ("topk_sparse", {"k": 10**9000}, "k=<an integer of 29898 bits> is not allowed"),
+        (f"topk_sparse:k={'9' * 9000}", {}, "k='9999.*' is not allowed"),
+        ("topk_sparse:k=--5", {}, "k='--5' is not allowed"),
+        ("banded_sparse", {"edge": ["cut"] * 500}, r"edge=\['cut', .*\.\.\.\] is not allowed"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_a_line(spec, params, words):
+    q, k, v = torch.randn(3, 1, 1, 4, 4)
+    with pytest.raises(ValueError, match=words) as error:
+        sparse_attention(q, k, v, spec, **params)
+    assert len(str(error.value)) < 250
+
+
+def test_the_largest_seed_draws_its_own_keys():
+    q, k, v = torch.randn(3, 1, 1, 40, 4)
+    ends = [sparse_attention(q, k, v, "random_sparse:k=3", seed=seed) for seed in (0, 2**32 - 1)]
+    assert not torch.equal(*ends)
