@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_semfocus import mechanisms, sparse_attention
 from hf_semfocus.backends import chunked, gather
@@ -331,21 +332,45 @@ def test_random_keys_are_spread_evenly_and_differ_by_seed_head_and_query():
     assert abs((kept & (other > 0)).sum(-1).float().mean().item() - 1.6) < 0.15
 
 
+class Largest(TorchDispatchMode):
+    """Remembers how many elements the largest tensor had that an operation made."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(t, torch.Tensor):
+                self.size = max(self.size, t.untyped_storage().nbytes() // t.element_size())
+        return out
+
+
+MOST = 2**31 - 1
+HUGE = [(name, sized(name, MOST)) for name in NAMES]
+HUGE += [(name, {"num_global_tokens": MOST}) for name in NAMES if "num_global_tokens" in defaults(name)]
+HUGE += [("banded_sparse", {"window": MOST, "edge": "cut"}), ("strided_sparse", {"window": MOST, "stride": 3})]
+HUGE += [("banded_sparse", {"num_global_tokens": MOST, "global_position": "last"})]
+HUGE += [("block_local_sparse", {"block_size": MOST, "num_global_tokens": 2, "global_position": "last"})]
+
+
+@BACKEND
+@CAUSAL
+@pytest.mark.parametrize(("name", "params"), HUGE, ids=str)
+def test_counts_above_the_length_cost_what_the_length_costs(name, params, causal, backend):
+    if causal and params.get("global_position") == "last":
+        pytest.skip("refused, see test_causal_global_tokens_must_come_first")
+    n = 13
+    q, k, v = inputs(batch=1, heads=2, queries=n, dtype=PRECISION[backend][0])
+    with Largest() as seen:
+        out = sparse_attention(q, k, v, name, is_causal=causal, backend=backend, **params)
+    assert seen.size <= 8 * n * n
+    full = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(out, full, **near(backend))
+
+
 @pytest.mark.parametrize("module", [chunked, gather], ids=["chunked", "gather"])
 def test_never_holds_a_full_score_matrix(module, monkeypatch):
     """Every tensor that attention in parts makes or saves stays below the full score matrix."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        size = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for t in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(t, torch.Tensor):
-                    self.size = max(self.size, t.untyped_storage().nbytes() // t.element_size())
-            return out
-
     n = 512
     monkeypatch.setattr(module.attend, "__defaults__", (False, 32 * n))
     for name in NAMES:
