@@ -1,5 +1,6 @@
 """Shared by all tests: no network, one thread per process, and tiny models of the three families."""
 
+import inspect
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,9 +13,11 @@ import datasets
 import hypothesis
 import pytest
 import torch
-from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 VOCABULARY = 61
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+"""What models call the cache they are given: ``cache`` from Transformers 5.24 on."""
 PATIENCE = 600
 """Seconds after which a test gives up on another process; no test passes or fails by how fast the machine is."""
 

@@ -17,7 +17,7 @@ def model(family="llama", spec="topk_sparse:k=3"):
 
 @pytest.mark.parametrize(
     "family",
-    ["Bloom", "Mpt", "DebertaV2", "GPTJ", "GPTNeo", "Falcon", "XLNet", "MPNet", "OpenAIGPT", "Mamba", "FNet"],
+    ["Bloom", "Mpt", "DebertaV2", "GPTNeo", "Falcon", "XLNet", "MPNet", "OpenAIGPT", "Mamba", "FNet"],
 )
 def test_classes_with_their_own_attention_are_refused(family):
     config = getattr(transformers, f"{family}Config")(vocab_size=VOCABULARY)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import VOCABULARY, tiny_config
+from conftest import CACHE, VOCABULARY, tiny_config
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
 import hf_semfocus
@@ -77,8 +77,8 @@ def test_decoding_equals_the_uncached_forward(family, kind, spec):
                         ids[:, start:stop],
                         attention_mask=None if mask is None else mask[:, :stop],
                         position_ids=positions[:, start:stop],
-                        past_key_values=cache,
                         use_cache=True,
+                        **{CACHE: cache},
                     )
                 logits.append(out.logits)
                 start = stop
