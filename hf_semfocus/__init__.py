@@ -38,8 +38,8 @@ def __getattr__(name: str) -> Any:
     # these need datasets and evaluate, which take seconds to import and which attention does without
     if name in ("hub", "metrics", "tasks", "text", "training"):
         return import_module(f"{__name__}.{name}")
-    if name == "push_to_hub":
-        return import_module(f"{__name__}.hub").push_to_hub
+    if name in ("load_adapter", "push_to_hub"):
+        return getattr(import_module(f"{__name__}.hub"), name)
     if name == "AttentionSchedule":
         return import_module(f"{__name__}.training").AttentionSchedule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -246,7 +246,7 @@ def test_schedule_of_attentions_with_lora(tmp_path, make):
     args = [*make("sequence", "llama"), *LORA, "--attention", schedule, "--max_steps", "3"]
     finetune.main([*args, "--output_dir", str(tmp_path)])
     [last] = tmp_path.glob("runs/*/last")
-    assert json.loads((last / "semfocus.json").read_text()) == {"attention": "topk_sparse:k=2"}
+    assert json.loads((last / "adapter_config.json").read_text())["hf_semfocus"]["attention"] == "topk_sparse:k=2"
 
 
 @pytest.mark.parametrize(("task", "total"), [("sequence", 43), ("token", None)])
@@ -289,7 +289,8 @@ def test_dry_run_of_publishing(tmp_path, make, peft):
     if peft:
         with pytest.warns(UserWarning, match="the base model is the folder"):
             finetune.main(args)
-        assert json.loads((tmp_path / "hub" / "semfocus.json").read_text()) == {"attention": "topk_sparse:k=3"}
+        kept = json.loads((tmp_path / "hub" / "adapter_config.json").read_text())["hf_semfocus"]
+        assert kept["attention"] == "topk_sparse:k=3"
     else:
         finetune.main(args)
     files = {path.name for path in (tmp_path / "hub").iterdir()}

@@ -322,9 +322,9 @@ def test_adapter(server, publish, load):
     _, dense, _ = publish(client_push, "owner/base", attention="banded_sparse", settings={"window": 3})
     _, logits, layers = publish(client_push_adapter, "owner/adapter", "owner/base")
     files = server.repositories["owner/adapter"].files
-    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "semfocus.json"} <= set(files)
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(files)
     assert not {"config.json", "model.safetensors"} & set(files)
-    assert json.loads(files["semfocus.json"]) == {"attention": layers["transformer.h.0.attn"]}
+    assert json.loads(files["adapter_config.json"])["hf_semfocus"] == {"attention": layers["transformer.h.0.attn"]}
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "owner/base"
     assert logits != dense
     assert load(client_pull_adapter, "owner/adapter", token=TOKEN) == (logits, layers)
@@ -335,7 +335,7 @@ def test_adapter(server, publish, load):
     head, text = split(files["README.md"])
     assert "base_model: owner/base" in head.splitlines()
     assert "library_name: peft" in head.splitlines()
-    assert 'load_adapter("owner/adapter")' in text
+    assert 'hf_semfocus.load_adapter("owner/adapter")' in text
     assert "holds an adapter; expected another repo_id" in error_of(publish, client_push, "owner/adapter").message
     error = error_of(publish, client_push_adapter, "owner/base", "owner/base")
     assert "holds a whole model; expected another repo_id" in error.message
@@ -620,25 +620,34 @@ def test_hostile_adapter(server, publish, load):
     publish(client_push_adapter, "owner/hostile", "owner/hostile-base", private=False)
     good = server.repositories["owner/hostile"].files
     config = json.loads(good["adapter_config.json"])
+
+    def said(entry):
+        return json.dumps({**config, "hf_semfocus": entry}).encode()
+
     for content, message in [
-        (b'{"attention": "evil/kernel"}', "unknown mechanism 'evil/kernel'; expected one of"),
-        (b'{"attention": {"": "topk_sparse"}}', "expected a name such as topk_sparse:k=8"),
-        (b"{}", "attention=None; expected a name"),
         (b"[]", "holds a list; expected an object"),
         (b"[" * 100_000, "is no JSON"),
         (b"\xff", "is no JSON"),
         (b" " * (1 << 21), "has 2097152 bytes; expected at most"),
+        (json.dumps({**config, "hf_semfocus": {"attention": "evil/kernel"}}), "attention='evil/kernel' is not known"),
+        (
+            json.dumps({**config, "hf_semfocus": None}),
+            "says nothing of hf_semfocus; expected an adapter that was saved",
+        ),
     ]:
-        server.put("owner/hostile", {"semfocus.json": content})
+        server.put(
+            "owner/hostile", {"adapter_config.json": content if isinstance(content, bytes) else content.encode()}
+        )
         error = error_of(load, client_pull_adapter, "owner/hostile")
-        assert error.kind == "ValueError"
+        assert error.kind == ("HubError" if "says nothing" in message else "ValueError")
         assert message in error.message
     config = {**config, "base_model_name_or_path": None}
     server.put("owner/hostile", {**good, "adapter_config.json": json.dumps(config).encode()})
     assert "expected it as base=..." in error_of(load, client_pull_adapter, "owner/hostile").message
     assert load(client_pull_adapter, "owner/hostile", "dense")
-    server.put("owner/plain", {name: content for name, content in good.items() if name != "semfocus.json"})
-    assert "holds no semfocus.json" in error_of(load, client_pull_adapter, "owner/plain").message
+    config = {**config, "task_type": {"a": 1}}
+    server.put("owner/hostile", {**good, "adapter_config.json": json.dumps(config).encode()})
+    assert "task_type={'a': 1}, which is not enough" in error_of(load, client_pull_adapter, "owner/hostile").message
 
 
 def test_server_by_hand():

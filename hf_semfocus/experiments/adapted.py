@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..hf.adapters import ATTENTION
-from ..hub import load_adapter
+from ..hf.adapters import kept, set_attention
 from ..models.lora import add_lora
 from ..training import option
 from .base import Experiment
@@ -48,12 +46,12 @@ def with_lora(experiment: Experiment, kind: str, options: LoraOptions) -> Experi
         )
 
     def load(folder: str) -> PeftModel:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
-        base = experiment.build("sdpa")
-        if (Path(folder) / ATTENTION).is_file():
-            return load_adapter(folder, base)
-        return PeftModel.from_pretrained(base, folder)
+        base, config = experiment.build("sdpa"), PeftConfig.from_pretrained(folder)
+        if (entry := kept(config)) is not None:
+            set_attention(base, entry["attention"])
+        return PeftModel.from_pretrained(base, folder, config=config)
 
     return replace(
         experiment,

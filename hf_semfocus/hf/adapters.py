@@ -1,29 +1,164 @@
-"""The attention of a PEFT adapter's base model, in ``semfocus.json`` beside the adapter.
+"""A PEFT adapter keeps its attention whoever saves it, and gives it to its base model whoever loads it.
 
-PEFT saves neither the base model's configuration nor its attention, so an adapter alone comes back dense.
+All savers ask PEFT's configuration for its ``to_dict``, and all loaders call a ``load_adapter``; these are wrapped.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from .settings import is_ours, resolve
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .entry import DENSE, ENTRY, FILE, READ, attention_of, checked, entry_of, shortened, unnamed
+from .settings import configure, names_in
+from .wrapping import wrap
 
 if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+KEPT = "_semfocus_entry"
+"""Attribute of a PEFT configuration that holds the entry of the file it was read from, or written to last."""
+UNASKED = "_semfocus_unasked"
+"""Attribute of a model that holds the dense attention it got because nobody asked for any."""
+
+
+def wrap_peft() -> None:
+    """Wrap what PEFT saves and loads adapters with; again is harmless."""
     from peft import PeftModel
+    from peft.config import PeftConfigMixin
 
-ATTENTION = "semfocus.json"
-
-
-def save_attention(model: PeftModel, folder: Path) -> None:
-    """Write the attention of the base model beside an adapter; a dense one needs no word."""
-    name = model.config._attn_implementation
-    if is_ours(name):
-        write_attention(resolve(name, getattr(model.config, "semfocus", None))[0].spec, folder)
+    wrap(PeftConfigMixin, "to_dict", _to_dict)
+    wrap(PeftConfigMixin, "from_peft_type", _from_peft_type)
+    wrap(PeftModel, "save_pretrained", save_model)
+    wrap(PeftModel, "load_adapter", _load_into_peft)
 
 
-def write_attention(spec: str, folder: Path) -> None:
-    """Write the name of an attention, with all parameters, beside an adapter."""
-    (folder / ATTENTION).write_text(json.dumps({"attention": spec}, indent=2) + "\n", encoding="utf-8")
+def save_model(original: Callable[..., Any], self: PreTrainedModel | PeftModel, *args: Any, **kwargs: Any) -> Any:
+    """Note the attention in the configurations of a model's adapters, then save it."""
+    if (adapters := getattr(self, "peft_config", None)) is not None:
+        entry = entry_of(_base(self))
+        for config in adapters.values():
+            setattr(config, KEPT, entry)
+    return original(self, *args, **kwargs)
+
+
+def load_into_model(
+    original: Callable[..., Any],
+    self: PreTrainedModel,
+    peft_model_id: str | None = None,
+    adapter_name: str | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Load an adapter into a Transformers model, then give the model the adapter's attention."""
+    loaded = original(self, peft_model_id, adapter_name, *args, **kwargs)
+    _restore(self, peft_model_id, adapter_name or "default", kwargs.get("adapter_kwargs") or {})
+    return loaded
+
+
+def kept(config: PeftConfig) -> dict[str, Any] | None:
+    """What an adapter keeps of its base model, of its configuration; None for nothing."""
+    return getattr(config, KEPT, None)
+
+
+def give(model: Any, entry: Mapping[str, Any], where: Any) -> None:
+    """Give a model the attention and the class names of an adapter; warns where it keeps another attention.
+
+    Args:
+        model: the adapter's base model.
+        entry: what :func:`checked` returned.
+        where: the adapter comes from.
+
+    Raises:
+        ValueError: the model cannot have the attention.
+    """
+    wanted = entry["attention"]
+    said = f"the adapter {shortened(where)} was trained with the attention {wanted!r}"
+    if not isinstance(model, PreTrainedModel):
+        warnings.warn(f"{said}, which a {type(model).__name__} cannot be given", stacklevel=4)
+        return
+    _name_classes(model.config, entry.get("id2label"))
+    now = attention_of(model.config) or DENSE
+    if now == wanted:
+        return
+    if _was_chosen(model):
+        warnings.warn(
+            f"{said}, but its base model was given {now!r} and keeps it; "
+            "hf_semfocus.load_adapter(adapter, model) gives it the adapter's",
+            stacklevel=4,
+        )
+        return
+    set_attention(model, wanted)
+    if (now := attention_of(model.config) or DENSE) != wanted:
+        raise ValueError(f"{said}; the {type(model).__name__} it is for has no such parts, only {shortened(now)}")
+
+
+def set_attention(model: PreTrainedModel, attention: str | dict[str, Any]) -> None:
+    """Give a model, or its parts, the attention of an adapter.
+
+    Raises:
+        ValueError: the model cannot have it.
+    """
+    if isinstance(attention, str):
+        configure(model, attention)
+    else:
+        model.set_attn_implementation(_without_dense(attention))
+
+
+def _was_chosen(model: PreTrainedModel) -> bool:
+    """Whether somebody asked for the attention that the model has, other than in the checkpoint it was loaded from."""
+    name = names_in(model.config)
+    if name is None:
+        return model.config._attn_implementation != getattr(model, UNASKED, None)
+    return name != getattr(model.config, READ, None)
+
+
+def _load_into_peft(
+    original: Callable[..., Any], self: PeftModel, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any
+) -> Any:
+    loaded = original(self, model_id, adapter_name, *args, **kwargs)
+    _restore(self, model_id, adapter_name, kwargs)
+    return loaded
+
+
+def _restore(model: PreTrainedModel | PeftModel, where: Any, name: str, kwargs: Mapping[str, Any]) -> None:
+    config = model.peft_config[name]
+    folder = os.path.join(where or "", kwargs.get("subfolder") or "")
+    if where is not None and os.path.isfile(
+        os.path.join(folder, FILE)
+    ):  # perhaps weights for an adapter that is there
+        config = type(config).from_pretrained(folder)
+    if (entry := kept(config)) is not None:
+        give(_base(model), entry, where or name)
+
+
+def _to_dict(original: Callable[..., dict[str, Any]], self: PeftConfig) -> dict[str, Any]:
+    entry = kept(self)
+    return original(self) | ({} if entry is None else {ENTRY: entry})
+
+
+def _from_peft_type(original: Callable[..., PeftConfig], cls: type, **kwargs: Any) -> PeftConfig:
+    entry = checked(kwargs.pop(ENTRY, None))
+    config = original(cls, **kwargs)
+    setattr(config, KEPT, entry)
+    return config
+
+
+def _base(model: PreTrainedModel | PeftModel) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _without_dense(attention: Mapping[str, Any]) -> dict[str, Any]:
+    """The attentions of parts without those that are dense, which stay what they are."""
+    given = {key: value for key, value in attention.items() if value is not None}
+    return {key: _without_dense(value) if isinstance(value, dict) else value for key, value in given.items()}
+
+
+def _name_classes(config: PreTrainedConfig, names: Mapping[int, str] | None) -> None:
+    """Give the classes of a base model that has no names for them those of the adapter."""
+    if names and len(names) == config.num_labels and unnamed(config.id2label):
+        config.id2label = dict(names)
+        config.label2id = {name: number for number, name in names.items()}

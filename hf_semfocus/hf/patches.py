@@ -1,4 +1,4 @@
-"""The four methods of Transformers this package wraps, each to close one gap in its attention interface.
+"""The methods of Transformers and PEFT this package wraps, each to close one gap in the attention interface.
 
 ``get_correct_attn_implementation``  accepts ``topk_sparse:k=8``; refuses classes without the interface and bad
                                      parameters when the model is made; names our choices in its error.
@@ -7,6 +7,11 @@
                                      without any attention that asks the interface.
 ``PreTrainedConfig.to_dict``         keeps the name of our implementation, which Transformers drops, so that what
                                      is saved comes back sparse, or not at all without this package.
+``PreTrainedConfig.from_dict``       notes the attention of the checkpoint: an adapter may replace that, and leaves
+                                     alone what somebody asked for.
+``save_pretrained``, ``load_adapter`` of Transformers and PEFT, ``to_dict`` and ``from_peft_type`` of PEFT's
+                                     configurations: keep the attention of an adapter and give it back. PEFT is
+                                     wrapped as soon as it is imported.
 
 Nothing changes for models that use none of our names.
 """
@@ -19,19 +24,25 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..mechanisms import names
+from . import adapters
 from .attention import register
-from .settings import is_ours, resolve, stamp
+from .entry import READ, has_ours
+from .settings import is_ours, names_in, resolve, stamp
 from .support import check_class, check_modules
 from .visibility import FORM, mark
-from .wrapping import wrap
+from .wrapping import when_imported, wrap
 
 
 def apply() -> None:
-    """Wrap the four methods; again is harmless."""
+    """Wrap the methods; again is harmless."""
     wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
     wrap(PreTrainedModel, "set_attn_implementation", _set)
     wrap(PreTrainedModel, "post_init", _post_init)
+    wrap(PreTrainedModel, "save_pretrained", adapters.save_model)
+    wrap(PreTrainedModel, "load_adapter", adapters.load_into_model)
     wrap(PreTrainedConfig, "to_dict", _to_dict)
+    wrap(PreTrainedConfig, "from_dict", _from_dict)
+    when_imported("peft", adapters.wrap_peft)
 
 
 def _get_correct(
@@ -46,13 +57,16 @@ def _get_correct(
         resolve(requested_attention, getattr(self.config, "semfocus", None))
         register(requested_attention)
     try:
-        return original(self, requested_attention, *args, **kwargs)
+        name = original(self, requested_attention, *args, **kwargs)
     except ValueError as error:
         if "is not supported. The only possible arguments are" not in str(error):
             raise
         raise ValueError(
             f"{error} hf_semfocus adds {', '.join(names())}, each also with parameters as NAME:param=value,..."
         ) from None
+    if requested_attention is None:
+        setattr(self, adapters.UNASKED, name)
+    return name
 
 
 def _set(
@@ -71,6 +85,7 @@ def _set(
     if is_ours(name := asked[id(self.config)]):
         check_modules(self, name)
     original(self, attn_implementation, *args, **kwargs)
+    setattr(self, adapters.UNASKED, None)
     if any(map(is_ours, asked.values())):
         stamp(self)
         mark(self)
@@ -94,17 +109,18 @@ def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any,
 
 def _to_dict(original: Callable[..., dict[str, Any]], self: PreTrainedConfig, *args: Any, **kwargs: Any) -> dict:
     output = original(self, *args, **kwargs)
-    output.pop(FORM, None)
-    if (name := _saved(self)) is not None:
+    if (name := names_in(self)) is not None:
         output["attn_implementation"] = name
+    for note in (FORM, READ):
+        output.pop(note, None)
     return output
 
 
-def _saved(config: PreTrainedConfig) -> str | dict[str, Any] | None:
-    """Our names in a configuration: one for all of it, or a dict of those of its parts; None for none."""
-    own = config._attn_implementation if is_ours(config._attn_implementation) else None
-    parts = {key: getattr(config, key, None) for key in config.sub_configs}
-    saved = {key: _saved(part) for key, part in parts.items() if part is not None}
-    if all(name == own for name in saved.values()):
-        return own
-    return {"": own, **saved}
+def _from_dict(
+    original: Callable[..., Any], cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any
+) -> Any:
+    read = config_dict.get("attn_implementation")  # before the keyword of that name replaces it
+    made = original(cls, config_dict, **kwargs)
+    if has_ours(read):
+        setattr(made[0] if isinstance(made, tuple) else made, READ, read)
+    return made

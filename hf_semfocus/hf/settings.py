@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,16 @@ def forget(name: str) -> None:
     """Make the mechanisms of ``name`` anew when they are asked for next, as the class behind it is another."""
     for key in [key for key, (mechanism, _) in _MADE.items() if mechanism.name == name]:
         del _MADE[key]
+
+
+def names_in(
+    config: PreTrainedConfig, name_of: Callable[[PreTrainedConfig], str] = lambda config: config._attn_implementation
+) -> str | dict[str, Any] | None:
+    """Our names in a configuration: one for all of it, or a dict of those of its parts; None for none."""
+    own = name_of(config) if is_ours(config._attn_implementation) else None
+    parts = {key: getattr(config, key, None) for key in config.sub_configs}
+    inner = {key: names_in(part, name_of) for key, part in parts.items() if part is not None}
+    return own if all(name == own for name in inner.values()) else {"": own, **inner}
 
 
 def settings_of(module: nn.Module) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""PEFT adapters on the Hub: the adapter, and beside it the attention its base model had."""
+"""PEFT adapters on the Hub, which keep the attention of their base model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from .. import mechanisms
-from ..hf import configure
-from ..hf.adapters import ATTENTION, write_attention
+from ..hf.adapters import set_attention
+from ..hf.entry import ENTRY, checked, shortened
+from ..hf.entry import FILE as CONFIG
 from .describe import FULL, Description
 from .errors import HubError, find_token, shielded
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 LARGEST = 1 << 20
 """Bytes a configuration may have."""
@@ -38,7 +37,7 @@ TASK_LOADERS = {
 
 
 def save(model: PeftModel, description: Description, folder: Path, base_model: str | None, offline: bool) -> None:
-    """Write the adapter and the attention of its base model.
+    """Write the adapter, which keeps the attention of its base model.
 
     Args:
         model: with one adapter.
@@ -72,8 +71,7 @@ def save(model: PeftModel, description: Description, folder: Path, base_model: s
     for key, value in vars(model.peft_config[names[0]]).items():
         if isinstance(value, set):  # in an order that differs from process to process
             config[key] = sorted(config[key])
-    _write(folder / CONFIG, config)
-    write_attention(attentions[0], folder)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def base_on_hub(model: PeftModel) -> str | None:
@@ -93,63 +91,77 @@ def base_on_hub(model: PeftModel) -> str | None:
 
 
 def load_adapter(
-    repo_id: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
     base: PreTrainedModel | str | None = None,
     *,
     revision: str | None = None,
     token: str | bool | None = None,
     **kwargs: Any,
 ) -> PeftModel:
-    """Load an adapter from the Hub on its base model, with the sparse attention it was trained with.
+    """Load an adapter on its base model, with the sparse attention and the classes it was trained with.
+
+    Where this package is imported, ``PeftModel.from_pretrained`` and its kin do so too, but keep an attention that the
+    base model was explicitly given, and do not know how many classes a base model must have.
 
     Args:
-        repo_id: ``owner/name`` on the Hub, or a folder.
+        adapter: a folder, or ``owner/name`` on the Hub.
         base: the base model, which is given the attention in place, or its name; by default what the adapter names.
         revision: of the adapter.
         token: of the Hub; the stored one by default, False for none.
         **kwargs: for ``PeftModel.from_pretrained``, such as ``is_trainable=True``.
 
     Raises:
-        HubError: the Hub refused, or the repository holds no adapter with an attention in safetensors.
+        HubError: the Hub refused, or there is no adapter with an attention in safetensors.
         ValueError: its attention is none of ours, or nobody says what the base model is.
     """
     from peft import PeftModel
 
     secret = find_token(token)
-    where = os.fspath(repo_id)
+    where = os.fspath(adapter)
     folder = Path(where)
     if not folder.is_dir():
-        wanted = [ATTENTION, CONFIG, WEIGHTS]
         got = shielded(
             f"loading the adapter {where!r}",
             secret,
-            lambda: snapshot_download(where, revision=revision, token=secret or False, allow_patterns=wanted),
+            lambda: snapshot_download(
+                where, revision=revision, token=secret or False, allow_patterns=[CONFIG, WEIGHTS]
+            ),
         )
         folder = Path(got)
-    for name in (ATTENTION, CONFIG, WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise HubError(f"{where!r} holds no {name}; expected an adapter that hf_semfocus published")
-    attention = _read(folder / ATTENTION).get("attention")
-    if not isinstance(attention, str):
-        raise ValueError(f"{ATTENTION} of {where!r}: attention={attention!r}; expected a name such as topk_sparse:k=8")
-    mechanisms.build(attention)
+            raise HubError(f"{where!r} holds no {name}; expected an adapter in safetensors")
+    config = _read(folder / CONFIG)
+    entry = checked(config.get(ENTRY))
+    if entry is None:
+        raise HubError(
+            f"{CONFIG} of {where!r} says nothing of {ENTRY}; expected an adapter that was saved with one of its "
+            "attentions while it was imported"
+        )
     if base is None or isinstance(base, str):
-        base = _load_base(where, base, _read(folder / CONFIG), secret)
-    configure(base, attention)
+        base = _load_base(where, base, config, entry, secret)
+    set_attention(base, entry["attention"])
     return PeftModel.from_pretrained(base, str(folder), **kwargs)
 
 
-def _load_base(where: str, name: str | None, config: dict[str, Any], secret: str | None) -> PreTrainedModel:
+def _load_base(
+    where: str, name: str | None, config: dict[str, Any], entry: dict[str, Any], secret: str | None
+) -> PreTrainedModel:
     name = name or config.get("base_model_name_or_path")
-    loader = TASK_LOADERS.get(config.get("task_type"))
+    task = config.get("task_type")
+    loader = TASK_LOADERS.get(task) if isinstance(task, str) else None
     if not isinstance(name, str) or loader is None:
         raise ValueError(
-            f"{where!r} says base_model_name_or_path={name!r} and task_type={config.get('task_type')!r}, which is not "
+            f"{where!r} says base_model_name_or_path={shortened(name)} and task_type={shortened(task)}, which is not "
             "enough to load the base model; expected it as base=..."
         )
     load = getattr(transformers, loader).from_pretrained
+    names = entry.get("id2label")
+    classes = {} if names is None else {"id2label": names, "label2id": {name: key for key, name in names.items()}}
     return shielded(
-        f"loading the base model {name!r}", secret, lambda: load(name, token=secret or False, trust_remote_code=False)
+        f"loading the base model {name!r}",
+        secret,
+        lambda: load(name, token=secret or False, trust_remote_code=False, **classes),
     )
 
 
@@ -163,7 +175,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds a {type(value).__name__}; expected an object")
     return value
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

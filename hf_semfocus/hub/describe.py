@@ -43,6 +43,7 @@ class Description:
         task: the Hub's name of what it does; None if the class does not tell.
         parameters: how many it has.
         adapter: kind of the PEFT adapter it is, such as "LORA"; None for a whole model.
+        num_labels: how many classes it knows; None if it does not classify.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Description:
     task: str | None
     parameters: int
     adapter: str | None
+    num_labels: int | None
 
     @cached_property
     def attentions(self) -> dict[str, list[str]]:
@@ -91,6 +93,7 @@ def describe(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) 
         task=LOADERS.get(loader or ""),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         adapter=None if base is model else model.active_peft_config.peft_type.value,
+        num_labels=base.config.num_labels if "Classification" in (loader or "") else None,
     )
 
 

@@ -23,17 +23,16 @@ def usage(model: Description, repo_id: str, base_model: Any, tokenizer: bool) ->
     imports = {"transformers": ["AutoTokenizer"] if tokenizer else []}
     if not model.adapter or not by_id:
         imports.setdefault(model.package, []).append(model.loader)
-    if model.adapter:
-        lines += ["from hf_semfocus.hub import load_adapter"]
     lines += [f"from {package} import {', '.join(sorted(names))}" for package, names in imports.items() if names]
     lines += [""]
     if not model.adapter:
         lines += [f'model = {model.loader}.from_pretrained("{repo_id}")']
     elif by_id:
-        lines += [f'model = load_adapter("{repo_id}")']
+        lines += [f'model = hf_semfocus.load_adapter("{repo_id}")']
     else:
-        lines += [f'base = {model.loader}.from_pretrained("...")  # which one is not given']
-        lines += [f'model = load_adapter("{repo_id}", base)']
+        classes = "" if model.num_labels is None else f", num_labels={model.num_labels}"
+        lines += [f'base = {model.loader}.from_pretrained("..."{classes})  # which one is not given']
+        lines += [f'model = hf_semfocus.load_adapter("{repo_id}", base)']
     if tokenizer:
         lines += [f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")', f"inputs = {TOKENS}"]
         generates = model.loader in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")

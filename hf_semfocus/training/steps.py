@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hf.adapters import save_attention
 from .batches import Batch, steps_per_epoch
 from .checkpoint import Progress
 from .files import replacing
@@ -128,10 +127,7 @@ def save_model(
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         with replacing(folder) as unfinished:
-            unwrapped = accelerator.unwrap_model(model)
-            unwrapped.save_pretrained(unfinished, state_dict=state)
-            if hasattr(unwrapped, "peft_config"):
-                save_attention(unwrapped, unfinished)
+            accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
             if tokenizer is not None:
                 tokenizer.save_pretrained(unfinished)
     accelerator.wait_for_everyone()

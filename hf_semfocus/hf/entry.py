@@ -1,0 +1,107 @@
+"""What an adapter keeps of its base model, an entry of ``adapter_config.json``: attention, and names of the classes.
+
+PEFT keeps nothing of the base model but its name, so that an adapter alone would come back dense, and a base model has
+no names for the classes that its adapter was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from reprlib import Repr
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .. import mechanisms
+from .settings import is_ours, names_in, resolve
+
+FILE = "adapter_config.json"
+ENTRY = "hf_semfocus"
+"""Its name in the file; without this package PEFT warns that it ignores an argument of this name."""
+DENSE = "sdpa"
+"""What an adapter says that was trained without any of our attentions on a checkpoint that has one."""
+DEEPEST = 4
+"""Parts within parts that a model may have."""
+READ = "_semfocus_read"
+"""Attribute of a model's configuration that holds the attention of the checkpoint, if it is ours."""
+
+
+def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
+    """Our attention in a configuration with all parameters: one name, a dict of those of its parts, or None."""
+
+    def stated(part: PreTrainedConfig) -> str:
+        settings = getattr(part, "semfocus", None) or getattr(config, "semfocus", None)
+        return resolve(part._attn_implementation, settings)[0].spec
+
+    return names_in(config, stated)
+
+
+def has_ours(name: Any, depth: int = DEEPEST) -> bool:
+    """Whether an ``attn_implementation`` is one of ours, or a dict for the parts of a model that has one of ours."""
+    if isinstance(name, dict):
+        return depth > 0 and any(has_ours(part, depth - 1) for part in name.values())
+    return is_ours(name)
+
+
+def entry_of(model: Any) -> dict[str, Any] | None:
+    """What an adapter on ``model`` keeps; None where neither model nor checkpoint has any of our attentions."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    attention = attention_of(model.config) or (DENSE if hasattr(model.config, READ) else None)
+    if attention is None:
+        return None
+    labels = model.config.id2label
+    return {"attention": attention} | ({} if unnamed(labels) else {"id2label": dict(labels)})
+
+
+def checked(entry: Any) -> dict[str, Any] | None:
+    """The entry as it was read from a file, with all parameters of the attention.
+
+    Raises:
+        ValueError: it is not what this package writes, or names a mechanism or parameter that is not there.
+    """
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not {"attention"} <= set(entry) <= {"attention", "id2label"}:
+        raise ValueError(
+            f"{FILE}: {ENTRY}={shortened(entry)}; expected a dict such as {{'attention': 'topk_sparse:k=8'}}"
+        )
+    labels = entry.get("id2label")
+    if labels is None:
+        return {"attention": _stated(entry["attention"])}
+    if not isinstance(labels, dict) or not all(str(k).isdecimal() and isinstance(v, str) for k, v in labels.items()):
+        raise ValueError(f"{FILE}: id2label={shortened(labels)}; expected names of numbered classes")
+    return {
+        "attention": _stated(entry["attention"]),
+        "id2label": {int(number): name for number, name in labels.items()},
+    }
+
+
+def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:
+    """An attention as it was read from a file, with all parameters.
+
+    Raises:
+        ValueError: it is none of ours, or a dict for parts that have parts that have parts ...
+    """
+    if isinstance(attention, dict) and has_ours(attention, depth):
+        return {part: None if name is None else _stated(name, depth - 1) for part, name in attention.items()}
+    if attention == DENSE:
+        return attention
+    if not is_ours(attention):
+        raise ValueError(
+            f"{FILE}: attention={shortened(attention)} is not known; expected one of {', '.join(mechanisms.names())}, "
+            "with parameters or without, or what is registered before the adapter is loaded"
+        )
+    return resolve(attention, None)[0].spec
+
+
+def unnamed(labels: Mapping[int, str] | None) -> bool:
+    """Whether classes have no names but those that Transformers makes up."""
+    return not labels or all(name == f"LABEL_{number}" for number, name in labels.items())
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, at most about two lines of it."""
+    brief = Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 3, 200, 200
+    return brief.repr(value)
