@@ -34,6 +34,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tiny_configs
+import tiny_inputs
 import tiny_models
 import torch
 import transformers
@@ -109,7 +111,7 @@ def check(name: str) -> Found:
 def _refusal(cls: type[PreTrainedModel]) -> str:
     """Our refusal of a class of which no model runs; empty if there is none."""
     with contextlib.suppress(Exception), torch.device("meta"):
-        for _, config in tiny_models.configs(cls):
+        for _, config in tiny_configs.configs(cls):
             try:
                 if config is not None:
                     cls._from_config(config, attn_implementation=FEW)
@@ -204,7 +206,7 @@ def _between_dense(cls: type, eager: PreTrainedModel, inputs: Found, true: dict[
 def padded(inputs: Found) -> Found | None:
     """The same inputs with the first row padded on the left; None where there are no tokens."""
     ids = inputs.get("input_ids")
-    if ids is None or "attention_mask" in inputs or ids.dim() != 2 or ids.shape[1] != tiny_models.LENGTH:
+    if ids is None or "attention_mask" in inputs or ids.dim() != 2 or ids.shape[1] != tiny_inputs.LENGTH:
         return None
     mask = torch.ones_like(ids)
     mask[0, :4] = 0
@@ -238,7 +240,7 @@ def _looks(model: PreTrainedModel, inputs: Found, before: dict[str, Tensor] | No
     if (ids := inputs.get(key)) is None or ids.dim() != 2:
         return None
     changed = ids.clone()
-    changed[:, -1] = torch.where(ids[:, -1] == tiny_models.TOKENS[0], ids[:, -1] + 7, tiny_models.TOKENS[0])
+    changed[:, -1] = torch.where(ids[:, -1] == tiny_configs.TOKENS[0], ids[:, -1] + 7, tiny_configs.TOKENS[0])
     before = before or tiny_models.run(model, inputs)
     after = tiny_models.run(model, {**inputs, key: changed})
     rows = {k: v for k, v in before.items() if v.dim() > 2 and v.shape[:2] == ids.shape and k in after}
