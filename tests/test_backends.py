@@ -121,6 +121,14 @@ def test_lists_are_the_pattern(spec, causal, kind):
     assert (index[..., 1:] > index[..., :-1]).logical_or(index[..., 1:] < 0).all()
 
 
+@pytest.mark.parametrize("spec", STATIC)
+@pytest.mark.parametrize("backend", ["gather", "native", "chunked"])
+def test_where_no_query_sees_a_key_there_are_zeros(spec, backend):
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    nobody = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
+    assert not sparse_attention(q, k, v, spec, attn_mask=nobody, backend=backend).any()
+
+
 def test_layers_with_one_mask_share_one_list():
     mask = padding()
     mechanism, first = problem(STATIC[0], mask)

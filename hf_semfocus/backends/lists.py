@@ -83,6 +83,8 @@ def _static(mechanism: Mechanism, problem: Problem) -> Tensor:
     """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
     at = problem.positions()
     near = mechanism.reach(at).sort(-1).values
+    if not near.shape[-1]:  # no query sees a key
+        near = near.new_full((*near.shape[:-1], 1), -1)
     keep = (near >= 0) & (near < at.length) & mechanism.kept_by_position(at._replace(key=near))
     keep[..., 1:] &= near[..., 1:] != near[..., :-1]
     if (wide := mechanism.sees_all(at)) is not None:
