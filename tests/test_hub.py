@@ -270,7 +270,7 @@ def test_comes_back_bit_for_bit_and_sparse(server, publish, load):
         repository.files
     )
     assert layers == {"transformer.h.0.attn": SPEC, "transformer.h.1.attn": SPEC}
-    assert load(client_pull, "owner/tiny", token=TOKEN) == (logits, layers, SPEC, None)
+    assert load(client_pull, "owner/tiny", token=TOKEN) == (logits, layers, SPEC, {"k": 3})
     # from the name and the configuration together
     settings = {"k": 2, "backend": "chunked"}
     _, logits, layers = publish(client_push, "owner/settings", attention="topk_sparse", settings=settings)

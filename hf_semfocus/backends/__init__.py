@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
+from ..shown import shown
 from . import chunked, eager, flex, gather, native, triton
 
 BACKENDS: dict[str, ModuleType] = {
@@ -64,8 +65,8 @@ def check(backend: str) -> str:
     Raises:
         ValueError: it does not.
     """
-    if backend != "auto" and backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
+        raise ValueError(f"unknown backend {shown(backend)}; expected one of auto, {', '.join(BACKENDS)}")
     return backend
 
 

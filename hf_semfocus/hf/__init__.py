@@ -2,8 +2,8 @@
 
 from ..mechanisms import names, on_register
 from . import attention, patches
-from .settings import configure, forget
 from .support import UnsupportedModelError, verify
+from .switching import configure
 
 __all__ = ["UnsupportedModelError", "configure", "install", "verify"]
 
@@ -16,5 +16,4 @@ def install() -> None:
     for name in names():
         attention.register(name)
     on_register(attention.register)
-    on_register(forget)
     patches.apply()

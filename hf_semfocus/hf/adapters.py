@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .entry import DENSE, ENTRY, FILE, READ, attention_of, checked, entry_of, shortened, unnamed
-from .settings import configure, names_in
+from ..shown import shown
+from .entry import DENSE, ENTRY, FILE, READ, attention_of, checked, entry_of, unnamed
+from .settings import names_in
+from .switching import configure
 from .wrapping import wrap
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def give(model: Any, entry: Mapping[str, Any], where: Any) -> None:
         ValueError: the model cannot have the attention.
     """
     wanted = entry["attention"]
-    said = f"the adapter {shortened(where)} was trained with the attention {wanted!r}"
+    said = f"the adapter {shown(where)} was trained with the attention {wanted!r}"
     if not isinstance(model, PreTrainedModel):
         warnings.warn(f"{said}, which a {type(model).__name__} cannot be given", stacklevel=4)
         return
@@ -93,7 +95,7 @@ def give(model: Any, entry: Mapping[str, Any], where: Any) -> None:
         return
     set_attention(model, wanted)
     if (now := attention_of(model.config) or DENSE) != wanted:
-        raise ValueError(f"{said}; the {type(model).__name__} it is for has no such parts, only {shortened(now)}")
+        raise ValueError(f"{said}; the {type(model).__name__} it is for has no such parts, only {shown(now)}")
 
 
 def set_attention(model: PreTrainedModel, attention: str | dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from .. import backends
 from ..mechanisms import Mechanism
 from ..problem import Problem
 from . import observe
-from .settings import resolve, settings_of
+from .parameters import settings_of
+from .settings import resolve
 from .support import UnsupportedModelError
 from .visibility import mask_function, read
 
@@ -25,6 +26,10 @@ REFUSED = {
     "indices": "keys chosen by the model's own learned indexer",
     "block_indices": "blocks chosen by the model's own learned indexer",
     "sinks": "sink logits per query",
+    "cache": "the cache of continuous batching",
+    "read_index": "where continuous batching keeps earlier keys",
+    "write_index": "where continuous batching puts new keys",
+    "block_table": "blocks of continuous batching's cache",
 }
 
 

@@ -7,12 +7,12 @@ no names for the classes that its adapter was trained on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from reprlib import Repr
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
+from ..shown import shown
 from .settings import is_ours, names_in, resolve
 
 FILE = "adapter_config.json"
@@ -30,8 +30,7 @@ def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
     """Our attention in a configuration with all parameters: one name, a dict of those of its parts, or None."""
 
     def stated(part: PreTrainedConfig) -> str:
-        settings = getattr(part, "semfocus", None) or getattr(config, "semfocus", None)
-        return resolve(part._attn_implementation, settings)[0].spec
+        return resolve(part._attn_implementation, part.semfocus)[0].spec
 
     return names_in(config, stated)
 
@@ -63,14 +62,12 @@ def checked(entry: Any) -> dict[str, Any] | None:
     if entry is None:
         return None
     if not isinstance(entry, dict) or not {"attention"} <= set(entry) <= {"attention", "id2label"}:
-        raise ValueError(
-            f"{FILE}: {ENTRY}={shortened(entry)}; expected a dict such as {{'attention': 'topk_sparse:k=8'}}"
-        )
+        raise ValueError(f"{FILE}: {ENTRY}={shown(entry)}; expected a dict such as {{'attention': 'topk_sparse:k=8'}}")
     labels = entry.get("id2label")
     if labels is None:
         return {"attention": _stated(entry["attention"])}
     if not isinstance(labels, dict) or not all(str(k).isdecimal() and isinstance(v, str) for k, v in labels.items()):
-        raise ValueError(f"{FILE}: id2label={shortened(labels)}; expected names of numbered classes")
+        raise ValueError(f"{FILE}: id2label={shown(labels)}; expected names of numbered classes")
     return {
         "attention": _stated(entry["attention"]),
         "id2label": {int(number): name for number, name in labels.items()},
@@ -89,7 +86,7 @@ def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:
         return attention
     if not is_ours(attention):
         raise ValueError(
-            f"{FILE}: attention={shortened(attention)} is not known; expected one of {', '.join(mechanisms.names())}, "
+            f"{FILE}: attention={shown(attention)} is not known; expected one of {', '.join(mechanisms.names())}, "
             "with parameters or without, or what is registered before the adapter is loaded"
         )
     return resolve(attention, None)[0].spec
@@ -98,10 +95,3 @@ def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:
 def unnamed(labels: Mapping[int, str] | None) -> bool:
     """Whether classes have no names but those that Transformers makes up."""
     return not labels or all(name == f"LABEL_{number}" for number, name in labels.items())
-
-
-def shortened(value: Any) -> str:
-    """A value for a message, at most about two lines of it."""
-    brief = Repr()
-    brief.maxlevel, brief.maxstring, brief.maxother = 3, 200, 200
-    return brief.repr(value)

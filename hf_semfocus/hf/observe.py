@@ -9,13 +9,13 @@ from torch import nn
 
 from ..mechanisms import Mechanism
 
-_WATCHERS: list[dict[nn.Module, Mechanism]] = []
+_WATCHERS: dict[int, dict[nn.Module, Mechanism]] = {}
 
 
 def saw(module: nn.Module, mechanism: Mechanism) -> None:
     """Tell whoever watches that ``module`` computes its attention with ``mechanism``."""
     if _WATCHERS:
-        for seen in _WATCHERS:
+        for seen in list(_WATCHERS.values()):
             seen[module] = mechanism
 
 
@@ -23,8 +23,8 @@ def saw(module: nn.Module, mechanism: Mechanism) -> None:
 def watch() -> Iterator[dict[nn.Module, Mechanism]]:
     """Collect the modules that come through while the context is open, with their mechanisms."""
     seen: dict[nn.Module, Mechanism] = {}
-    _WATCHERS.append(seen)
+    _WATCHERS[id(seen)] = seen
     try:
         yield seen
     finally:
-        _WATCHERS.remove(seen)
+        del _WATCHERS[id(seen)]

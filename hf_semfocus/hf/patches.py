@@ -1,47 +1,52 @@
-"""The methods of Transformers and PEFT this package wraps, each to close one gap in the attention interface.
+"""What this package wraps of Transformers' models and of PEFT, each to close one gap in the attention interface.
 
 ``get_correct_attn_implementation``  accepts ``topk_sparse:k=8``; refuses classes without the interface and bad
                                      parameters when the model is made; names our choices in its error.
-``set_attn_implementation``          refuses such classes where Transformers only logs a warning.
-``post_init``                        links every module to the whole model's configuration, and refuses models
+``set_attn_implementation``          refuses such classes where Transformers logs a warning; None is no preference.
+``post_init``                        links every module to the configuration that is saved for it, and refuses models
                                      without any attention that asks the interface.
-``PreTrainedConfig.to_dict``         keeps the name of our implementation, which Transformers drops, so that what
-                                     is saved comes back sparse, or not at all without this package.
-``PreTrainedConfig.from_dict``       notes the attention of the checkpoint: an adapter may replace that, and leaves
-                                     alone what somebody asked for.
+``_from_config``                     leaves alone a model made of the same configuration with another attention.
+``ContinuousBatchingManager``        is refused: its models see caches of many requests at once.
 ``save_pretrained``, ``load_adapter`` of Transformers and PEFT, ``to_dict`` and ``from_peft_type`` of PEFT's
                                      configurations: keep the attention of an adapter and give it back. PEFT is
                                      wrapped as soon as it is imported.
 
-Nothing changes for models that use none of our names.
+What is wrapped of configurations is in ``configs.py``. Nothing changes for models that use none of our names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from ..mechanisms import names
-from . import adapters
+from ..shown import shown
+from . import adapters, configs
 from .attention import register
-from .entry import READ, has_ours
-from .settings import is_ours, names_in, resolve, stamp
+from .entry import has_ours
+from .parameters import hand_down, own, rename
+from .settings import check_name, is_ours, resolve
 from .support import check_class, check_modules
-from .visibility import FORM, mark
+from .switching import all_or_nothing, check, configurations, stamp
+from .visibility import mark
 from .wrapping import when_imported, wrap
 
 
 def apply() -> None:
     """Wrap the methods; again is harmless."""
+    configs.apply()
     wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
     wrap(PreTrainedModel, "set_attn_implementation", _set)
     wrap(PreTrainedModel, "post_init", _post_init)
+    wrap(PreTrainedModel, "_from_config", _from_config)
+    wrap(ContinuousBatchingManager, "switch_to_cb_friendly_attn", _batch)
+    wrap(ContinuousBatchingManager, "start", _start_batching)
     wrap(PreTrainedModel, "save_pretrained", adapters.save_model)
     wrap(PreTrainedModel, "load_adapter", adapters.load_into_model)
-    wrap(PreTrainedConfig, "to_dict", _to_dict)
-    wrap(PreTrainedConfig, "from_dict", _from_dict)
     when_imported("peft", adapters.wrap_peft)
 
 
@@ -52,17 +57,19 @@ def _get_correct(
     *args: Any,
     **kwargs: Any,
 ) -> str:
+    hand_down(self.config)
     if is_ours(requested_attention):
         check_class(type(self), requested_attention)
-        resolve(requested_attention, getattr(self.config, "semfocus", None))
+        resolve(requested_attention, own(self.config))
         register(requested_attention)
     try:
         name = original(self, requested_attention, *args, **kwargs)
     except ValueError as error:
         if "is not supported. The only possible arguments are" not in str(error):
             raise
+        brief = str(error).replace(f'"{requested_attention}"', shown(requested_attention))
         raise ValueError(
-            f"{error} hf_semfocus adds {', '.join(names())}, each also with parameters as NAME:param=value,..."
+            f"{brief} hf_semfocus adds {', '.join(names())}, each also with parameters as NAME:param=value,..."
         ) from None
     if requested_attention is None:
         setattr(self, adapters.UNASKED, name)
@@ -72,10 +79,16 @@ def _get_correct(
 def _set(
     original: Callable[..., None],
     self: PreTrainedModel,
-    attn_implementation: str | dict[str, Any],
+    attn_implementation: str | dict[str, Any] | None,
     *args: Any,
     **kwargs: Any,
 ) -> None:
+    check_name(attn_implementation)
+    held = configurations(self)
+    if any(is_ours(config._attn_implementation) for config in held):
+        if attn_implementation is None:
+            return
+        attn_implementation = _without_none(attn_implementation)
     asked = {id(config): name for config, name in _asked(self.config, attn_implementation)}
     for module in self.modules():
         if isinstance(module, PreTrainedModel):
@@ -84,11 +97,23 @@ def _set(
                 check_class(type(module), name)
     if is_ours(name := asked[id(self.config)]):
         check_modules(self, name)
-    original(self, attn_implementation, *args, **kwargs)
+    with all_or_nothing(held):
+        for config in held:
+            rename(config, config._attn_implementation, asked.get(id(config), name))
+        original(self, attn_implementation, *args, **kwargs)
+        hand_down(self.config)
+        check(held)
     setattr(self, adapters.UNASKED, None)
     if any(map(is_ours, asked.values())):
         stamp(self)
         mark(self)
+
+
+def _without_none(value: Any) -> Any:
+    """An ``attn_implementation`` without the parts for which there is no preference."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_none(part) for key, part in value.items() if part is not None}
 
 
 def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedConfig, Any]]:
@@ -107,20 +132,30 @@ def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any,
         mark(self)
 
 
-def _to_dict(original: Callable[..., dict[str, Any]], self: PreTrainedConfig, *args: Any, **kwargs: Any) -> dict:
-    output = original(self, *args, **kwargs)
-    if (name := names_in(self)) is not None:
-        output["attn_implementation"] = name
-    for note in (FORM, READ):
-        output.pop(note, None)
-    return output
+def _from_config(
+    original: Callable[..., PreTrainedModel], cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any
+) -> PreTrainedModel:
+    before, asked = config._attn_implementation, kwargs.get("attn_implementation")
+    # a model has made its choice in the configuration that it holds, and would follow this one
+    if None not in (before, asked) and asked != before and (has_ours(asked) or is_ours(before)):
+        config = deepcopy(config)
+    return original(cls, config, **kwargs)
 
 
-def _from_dict(
-    original: Callable[..., Any], cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any
-) -> Any:
-    read = config_dict.get("attn_implementation")  # before the keyword of that name replaces it
-    made = original(cls, config_dict, **kwargs)
-    if has_ours(read):
-        setattr(made[0] if isinstance(made, tuple) else made, READ, read)
-    return made
+def _batch(original: Callable[..., None], self: Any, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    _refuse_batching(model)
+    original(self, model, *args, **kwargs)
+
+
+def _start_batching(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    _refuse_batching(self.model)
+    original(self, *args, **kwargs)
+
+
+def _refuse_batching(model: PreTrainedModel) -> None:
+    for config in configurations(model):
+        if is_ours(name := config._attn_implementation):
+            raise ValueError(
+                f"continuous batching does not support attn_implementation={name!r} yet; expected model.generate, or "
+                "another attention, e.g. model.set_attn_implementation('sdpa')"
+            )

@@ -1,19 +1,20 @@
-"""Parameters of a model's attention: what the name says, then ``config.semfocus``, then the defaults."""
+"""Names of attentions, with parameters in the name or beside it, and the mechanisms they stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from .. import backends
-from ..mechanisms import Mechanism, build, names
+from ..mechanisms import Mechanism, build, get, names, parse
+from ..shown import shown
 
-ROOT = "_semfocus_root"
-"""Attribute under which every module of a model finds the configuration of the whole model."""
+REMEMBERED = 256
+"""Mechanisms that are kept, so that a step need not make them anew."""
 
 
 def is_ours(name: Any) -> bool:
@@ -21,39 +22,90 @@ def is_ours(name: Any) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in names()
 
 
+def check_name(value: Any, depth: int = 8) -> None:
+    """Refuse what cannot be an ``attn_implementation``: a name, None, or a dict of these by sub-configuration.
+
+    Raises:
+        ValueError: shows the value and what was expected.
+    """
+    if isinstance(value, dict) and depth:
+        for part in value.values():
+            check_name(part, depth - 1)
+    elif value is not None and not (isinstance(value, str) and value.isprintable()):
+        raise ValueError(
+            f"attn_implementation={shown(value)} is not allowed; expected a name such as 'topk_sparse:k=8', or a dict "
+            "of names by sub-configuration"
+        )
+    elif isinstance(value, str) and value.startswith("paged|") and is_ours(value.removeprefix("paged|")):
+        raise ValueError(f"attn_implementation={shown(value)} is not allowed; expected it without 'paged|'")
+
+
+def check_once(name: Any, settings: Any) -> None:
+    """Refuse a name and parameters, given together, that say two things.
+
+    Raises:
+        ValueError: shows both.
+    """
+    in_name = stated(name)
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        if key in in_name and value != in_name[key]:
+            raise ValueError(f"{shown(name)} contradicts {key}={shown(value)}; expected it once")
+
+
 def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, str]:
-    """Mechanism and back end of an attention name under the settings in ``config.semfocus``.
+    """Mechanism and back end of an attention name, with the parameters in ``settings`` that the name does not state.
 
     Raises:
         ValueError: ``settings`` is not a mapping, or names a parameter or value the mechanism does not have.
     """
     if settings is not None and not isinstance(settings, Mapping):
-        raise ValueError(f"config.semfocus={settings!r}; expected a dict of parameters such as {{'k': 8}}")
+        raise ValueError(f"config.semfocus={shown(settings)}; expected a dict of parameters such as {{'k': 8}}")
     items = tuple((key, value, type(value)) for key, value in (settings or {}).items())
-    return _MADE[_make(spec, items)]
+    cls = get(spec.partition(":")[0])
+    if torch.compiler.is_compiling():
+        return _TRACED[_trace(spec, items, cls)]
+    return _made(spec, items, cls)
 
 
-_MADE: dict[str, tuple[Mechanism, str]] = {}
+_TRACED: dict[str, tuple[Mechanism, str]] = {}
 
 
 @torch.compiler.assume_constant_result  # a string, of arguments that a compiled graph guards
-def _make(spec: str, items: tuple[tuple[str, Any, type], ...]) -> str:
-    """Make the mechanism once and return its key in ``_MADE``."""
+def _trace(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> str:
+    """Put a mechanism where a compiled graph finds it, and return its key in ``_TRACED``."""
+    made = _made(spec, items, cls)
     key = repr((spec, items))
-    if key not in _MADE:
-        settings = {name: value for name, value, _ in items}
-        params = {name: value for name, value in settings.items() if name != "backend"}
-        try:
-            _MADE[key] = build(spec, **params), backends.check(settings.get("backend", "auto"))
-        except ValueError as error:
-            raise ValueError(f"{error} (config.semfocus={settings!r})" if settings else str(error)) from None
+    _TRACED[key] = made
+    if len(_TRACED) > REMEMBERED:
+        del _TRACED[next(iter(_TRACED))]
     return key
 
 
-def forget(name: str) -> None:
-    """Make the mechanisms of ``name`` anew when they are asked for next, as the class behind it is another."""
-    for key in [key for key, (mechanism, _) in _MADE.items() if mechanism.name == name]:
-        del _MADE[key]
+def _made(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> tuple[Mechanism, str]:
+    try:
+        return _make(spec, items, cls)
+    except TypeError:  # not hashable
+        return _make.__wrapped__(spec, items, cls)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _make(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> tuple[Mechanism, str]:
+    settings = {key: value for key, value, _ in items}
+    try:
+        if strange := [key for key in settings if not isinstance(key, str)]:
+            raise ValueError(f"{cls.name} has no parameter {shown(strange[0])}; expected a string")
+        params = {key: value for key, value in settings.items() if key != "backend"}
+        return build(spec, **params), backends.check(settings.get("backend", "auto"))
+    except ValueError as error:
+        raise ValueError(f"{error} (config.semfocus={shown(settings)})" if settings else str(error)) from None
+
+
+def stated(name: Any) -> dict[str, int | str]:
+    """The parameters that a name of ours states; none for any other, and none for what cannot be read."""
+    try:
+        return parse(name)[1] if is_ours(name) else {}
+    except ValueError:  # refused when a model is made of it
+        return {}
 
 
 def names_in(
@@ -64,59 +116,3 @@ def names_in(
     parts = {key: getattr(config, key, None) for key in config.sub_configs}
     inner = {key: names_in(part, name_of) for key, part in parts.items() if part is not None}
     return own if all(name == own for name in inner.values()) else {"": own, **inner}
-
-
-def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
-    """``semfocus`` of the module's own configuration, or else of the whole model's.
-
-    Raises:
-        ValueError: both are set and differ (some models give their parts copies of the configuration).
-    """
-    own = getattr(getattr(module, "config", None), "semfocus", None)
-    root = getattr(getattr(module, ROOT, None), "semfocus", None)
-    if own is not None and root is not None and own != root:
-        raise ValueError(
-            f"config.semfocus is {root!r} on the model but {own!r} on the configuration of its "
-            f"{type(module).__name__}; set both with hf_semfocus.configure(model, ...)"
-        )
-    return root if own is None else own
-
-
-def stamp(model: PreTrainedModel) -> None:
-    """Let every module with a configuration of its own find the whole model's."""
-    for module in model.modules():
-        if getattr(module, "config", None) is not None:
-            setattr(module, ROOT, model.config)
-
-
-def configure(model: PreTrainedModel, attention: str | None = None, **params: Any) -> None:
-    """Set the attention parameters of a model on every configuration its parts hold.
-
-    ``model.config.semfocus = {"k": 8}`` does the same for models whose parts share one configuration (GPT-2,
-    BERT, LLaMA); encoder-decoder models hold copies, and this reaches them all.
-
-    Args:
-        model: a Transformers model.
-        attention: the implementation to switch to at the same time; by default it stays.
-        **params: parameters of the mechanism, and ``backend``; those not given return to their defaults.
-
-    Raises:
-        ValueError: a parameter or value the mechanism does not have; nothing is changed then.
-    """
-    configs: dict[int, PreTrainedConfig] = {id(model.config): model.config}
-    for module in model.modules():
-        if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
-            configs[id(config)] = config
-    for name in {config._attn_implementation for config in configs.values()} if attention is None else {attention}:
-        if is_ours(name):
-            resolve(name, params)
-    before = [(config, getattr(config, "semfocus", None)) for config in configs.values()]
-    for config, _ in before:
-        config.semfocus = dict(params)
-    if attention is not None:
-        try:
-            model.set_attn_implementation(attention)
-        except ValueError:
-            for config, settings in before:
-                config.semfocus = settings
-            raise

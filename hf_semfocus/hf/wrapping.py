@@ -29,6 +29,20 @@ def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
     setattr(cls, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
 
 
+def wrap_setter(cls: type, name: str, around: Callable[..., None]) -> None:
+    """Call ``around(original, self, value)`` where a property is set; again is harmless."""
+    found = getattr_static(cls, name)
+    if getattr(found.fset, "_semfocus", False):
+        return
+
+    @wraps(found.fset)
+    def setter(self: Any, value: Any) -> None:
+        around(found.fset, self, value)
+
+    setter._semfocus = True
+    setattr(cls, name, found.setter(setter))
+
+
 def when_imported(name: str, action: Callable[[], None]) -> None:
     """Call ``action`` once the module ``name`` is imported, now if it is; ``action`` must bear being called again."""
     if name in sys.modules:

@@ -14,8 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..hf.adapters import set_attention
-from ..hf.entry import ENTRY, checked, shortened
+from ..hf.entry import ENTRY, checked
 from ..hf.entry import FILE as CONFIG
+from ..shown import shown
 from .describe import FULL, Description
 from .errors import HubError, find_token, shielded
 
@@ -152,7 +153,7 @@ def _load_base(
     loader = TASK_LOADERS.get(task) if isinstance(task, str) else None
     if not isinstance(name, str) or loader is None:
         raise ValueError(
-            f"{where!r} says base_model_name_or_path={shortened(name)} and task_type={shortened(task)}, which is not "
+            f"{where!r} says base_model_name_or_path={shown(name)} and task_type={shown(task)}, which is not "
             "enough to load the base model; expected it as base=..."
         )
     load = getattr(transformers, loader).from_pretrained

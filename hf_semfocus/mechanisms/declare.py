@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import reprlib
 from collections.abc import Sequence
 from typing import Any
+
+from ..shown import shown
 
 MOST = 2**31 - 1
 """The largest count: lists hold columns of 32 bits."""
@@ -36,9 +37,3 @@ def choice(default: str, options: Sequence[str], meaning: str) -> Any:
         return value
 
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
-
-
-def shown(value: Any) -> str:
-    """``value`` for a message, shortened."""
-    large = isinstance(value, int) and value.bit_length() > 128
-    return f"<an integer of {value.bit_length()} bits>" if large else reprlib.repr(value)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..shown import shown
 from .base import Mechanism, fields, parameters
-from .declare import shown
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
 _LISTENERS: list[Callable[[str], None]] = []
@@ -103,7 +103,7 @@ def get(name: str) -> type[Mechanism]:
         ValueError: no mechanism has that name.
     """
     if name not in _REGISTRY:
-        raise ValueError(f"unknown mechanism {name!r}; expected one of {', '.join(names())}")
+        raise ValueError(f"unknown mechanism {shown(name)}; expected one of {', '.join(names())}")
     return _REGISTRY[name]
 
 
@@ -119,7 +119,7 @@ def parse(spec: str) -> tuple[str, dict[str, int | str]]:
     for item in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value) or key in params:
-            raise ValueError(f"cannot read {item!r} in {spec!r}; expected NAME:param=value[,param=value...]")
+            raise ValueError(f"cannot read {shown(item)} in {shown(spec)}; expected NAME:param=value[,param=value...]")
         params[key] = int(value) if re.fullmatch(r"-?\d{1,20}", value) else value
     return name, params
 
@@ -136,6 +136,8 @@ def build(spec: str, **params: Any) -> Mechanism:
     for key in params:
         if key not in parameters(cls):
             owners = [other for other in names() if key in parameters(_REGISTRY[other])]
-            hint = f" ({key!r} belongs to {', '.join(owners)})" if owners else ""
-            raise ValueError(f"{name} has no parameter {key!r}{hint}; expected some of {', '.join(parameters(cls))}")
+            hint = f" ({shown(key)} belongs to {', '.join(owners)})" if owners else ""
+            raise ValueError(
+                f"{name} has no parameter {shown(key)}{hint}; expected some of {', '.join(parameters(cls))}"
+            )
     return cls(**params)

@@ -1,0 +1,123 @@
+"""What this package wraps of ``PreTrainedConfig``, so that a configuration says one thing about its attention.
+
+``_attn_implementation``   None is no preference: it leaves a name of ours in force. A name that is set takes what it
+                           states out of ``config.semfocus``.
+``semfocus``               reads as all parameters of the attention; assigned, it makes the name bare.
+``__post_init__``          takes ``semfocus`` before the name, which wins over it.
+``from_dict``              sets the attention that is asked for beside a saved one of ours as on a live configuration,
+                           and notes the saved one, which an adapter may replace.
+``to_dict``                keeps the name of our implementation, which Transformers drops, so that what is saved comes
+                           back sparse, or not at all without this package.
+``_dict_from_json_file``   refuses a file that is nested too deeply to be read.
+``output_attentions``      True is allowed with our names, which return weights.
+
+Nothing changes for configurations that have none of our names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .attention import register
+from .entry import READ, has_ours
+from .parameters import NAME, OWN, own, rename, said, say
+from .settings import check_name, check_once, is_ours, names_in, resolve
+from .visibility import FORM
+from .wrapping import wrap, wrap_setter
+
+
+def apply() -> None:
+    """Wrap the methods; again is harmless."""
+    PreTrainedConfig.semfocus = property(said, say, doc="Parameters of the attention, where it is one of hf_semfocus.")
+    wrap(PreTrainedConfig, "__post_init__", _post_init)
+    wrap(PreTrainedConfig, "from_dict", _from_dict)
+    wrap(PreTrainedConfig, "to_dict", _to_dict)
+    wrap(PreTrainedConfig, "_dict_from_json_file", _read)
+    wrap_setter(PreTrainedConfig, "_attn_implementation", _set_name)
+    wrap_setter(PreTrainedConfig, "output_attentions", _set_output_attentions)
+    _wrap_validator("validate_output_attentions", _validate_output_attentions)
+
+
+def _post_init(original: Callable[..., None], self: PreTrainedConfig, **kwargs: Any) -> None:
+    if OWN in kwargs:
+        self.__dict__[OWN] = kwargs.pop(OWN)
+    original(self, **kwargs)
+
+
+def _set_name(original: Callable[..., None], self: PreTrainedConfig, value: Any) -> None:
+    check_name(value)
+    before = self.__dict__.get(NAME)
+    after = value.get("", before) if isinstance(value, dict) else value
+    original(self, value)
+    if after is None and is_ours(before):
+        setattr(self, NAME, before)
+    elif is_ours(after):
+        rename(self, before, after)
+        with suppress(ValueError):  # is refused when a model is made
+            resolve(after, own(self))
+            register(after)
+
+
+def _from_dict(
+    original: Callable[..., Any], cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any
+) -> Any:
+    check_once(kwargs.get("attn_implementation"), kwargs.get(OWN))
+    read = config_dict.get("attn_implementation")
+    if OWN not in kwargs and not has_ours(read):
+        return original(cls, config_dict, **kwargs)
+    asked = kwargs.pop("attn_implementation", None)
+    if OWN in kwargs and asked is not None:  # only a configuration with a name of ours takes parameters
+        config_dict = {**config_dict, "attn_implementation": asked}
+    made = original(cls, config_dict, **kwargs)
+    config = made[0] if isinstance(made, tuple) else made
+    if asked is not None:
+        config._attn_implementation = asked
+    if has_ours(read):
+        setattr(config, READ, read)
+    return made
+
+
+def _read(original: Callable[..., dict], cls: type[PreTrainedConfig], json_file: Any) -> dict:
+    try:
+        return original(cls, json_file)
+    except RecursionError:
+        raise ValueError(f"{json_file} is nested too deeply; expected a configuration of a model") from None
+
+
+def _to_dict(original: Callable[..., dict[str, Any]], self: PreTrainedConfig, *args: Any, **kwargs: Any) -> dict:
+    output = original(self, *args, **kwargs)
+    for note in (FORM, READ):
+        output.pop(note, None)
+    if (name := names_in(self)) is not None:
+        output["attn_implementation"] = name
+    if output.get(OWN) is None or (output[OWN] == {} and not is_ours(self.__dict__.get(NAME))):
+        output.pop(OWN, None)
+    return output
+
+
+def _set_output_attentions(original: Callable[..., None], self: PreTrainedConfig, value: bool) -> None:
+    if is_ours(self.__dict__.get(NAME)):
+        self._output_attentions = value
+    else:
+        original(self, value)
+
+
+def _validate_output_attentions(original: Callable[..., None], self: PreTrainedConfig) -> None:
+    if not is_ours(self.__dict__.get(NAME)):
+        original(self)
+
+
+def _wrap_validator(name: str, around: Callable[..., Any]) -> None:
+    """Wrap a validator, and replace it where a configuration's class has collected its own validators already."""
+    original = getattr(PreTrainedConfig, name)
+    wrap(PreTrainedConfig, name, around)
+    left = [PreTrainedConfig]
+    while left:
+        cls = left.pop()
+        left += cls.__subclasses__()
+        if validators := vars(cls).get("__class_validators__"):
+            validators[:] = [getattr(PreTrainedConfig, name) if each is original else each for each in validators]

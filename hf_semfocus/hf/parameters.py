@@ -1,0 +1,127 @@
+"""Parameters of a configuration's attention: ``config.semfocus``.
+
+Every parameter is said once, in the name (``topk_sparse:k=8``) or in ``config.semfocus``, wherever it was set last: a
+name that is set takes what it states out of ``config.semfocus``, and ``config.semfocus = {...}`` makes the name bare.
+Read, ``config.semfocus`` gives both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ..mechanisms import get, parameters
+from ..shown import shown
+from .settings import is_ours, stated
+
+NAME = "_attn_implementation_internal"
+"""Where Transformers keeps the name."""
+OWN = "semfocus"
+"""Where a configuration keeps the parameters that its name does not state."""
+SPEAKER = "_semfocus_speaker"
+"""Attribute under which every module finds the configuration that is saved for it."""
+
+
+class Settings(dict):
+    """``config.semfocus`` as it is read. It cannot be changed in place, which neither name nor parts would notice."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            f"config.semfocus={shown(dict(self))} cannot be changed in place; expected a new dict, config.semfocus = "
+            "{...}, or hf_semfocus.configure(model, ...)"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict]]:
+        return dict, (dict(self),)
+
+
+def own(config: Any) -> Any:
+    """The parameters that the name of a configuration does not state; None if nobody has set any."""
+    return config.__dict__.get(OWN)
+
+
+def said(config: PreTrainedConfig) -> Any:
+    """All parameters of a configuration's attention: what ``config.semfocus`` reads as.
+
+    Raises:
+        AttributeError: its attention is none of ours, and nobody has set any.
+    """
+    name, settings = config.__dict__.get(NAME), own(config)
+    if settings is not None and not isinstance(settings, Mapping):
+        return settings
+    if settings is None and not is_ours(name):
+        raise AttributeError(f"{type(config).__name__!r} object has no attribute {OWN!r}")
+    return Settings({**(settings or {}), **stated(name)})
+
+
+def say(config: PreTrainedConfig, settings: Any) -> None:
+    """Set the parameters of a configuration and of those of its parts that have an attention of ours."""
+    for each in (config, *(part for part in parts(config) if is_ours(part.__dict__.get(NAME)))):
+        each.__dict__[OWN] = dict(settings) if isinstance(settings, Mapping) else settings
+        if is_ours(name := each.__dict__.get(NAME)):
+            setattr(each, NAME, name.partition(":")[0])
+
+
+def rename(config: PreTrainedConfig, before: Any, after: Any) -> None:
+    """Take out of a configuration what its attention ``after`` states itself.
+
+    Where that has parameters and replaces another mechanism, what only the other one knows goes, too.
+    """
+    said_by_name, settings = stated(after), own(config)
+    if said_by_name and isinstance(settings, Mapping):
+        gone = set(said_by_name)
+        if is_ours(before):
+            gone |= set(_known(before)) - set(_known(after))
+        config.__dict__[OWN] = {key: value for key, value in settings.items() if key not in gone}
+
+
+def hand_down(config: PreTrainedConfig) -> None:
+    """Give the parameters of a configuration to its parts of the same attention for which nobody has set any."""
+    name, settings = config.__dict__.get(NAME), own(config)
+    for key in config.sub_configs:
+        if (part := getattr(config, key, None)) is None:
+            continue
+        inner = part.__dict__.get(NAME)
+        same = not is_ours(name) or name.partition(":")[0] == str(inner).partition(":")[0]
+        if is_ours(inner) and same and own(part) is None and isinstance(settings, Mapping):
+            part.__dict__[OWN] = {key: value for key, value in settings.items() if key not in stated(inner)}
+        hand_down(part)
+
+
+def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """The declared sub-configurations of a configuration, and theirs."""
+    for key in config.sub_configs:
+        if (part := getattr(config, key, None)) is not None:
+            yield part
+            yield from parts(part)
+
+
+def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
+    """The parameters of a module's attention that its name does not state.
+
+    Raises:
+        ValueError: its configuration is a copy of the one that is saved, and says something else.
+    """
+    if (config := getattr(module, "config", None)) is None:
+        return None
+    speaker = getattr(module, SPEAKER, config)
+    mine, theirs = own(config), own(speaker)
+    name, saved = config.__dict__.get(NAME), speaker.__dict__.get(NAME)
+    if mine is None and name == saved:
+        return theirs
+    heard = theirs is not None or is_ours(saved)
+    if heard and (mine, name) != (theirs, saved) and said(config) != said(speaker):
+        raise ValueError(
+            f"config.semfocus is {shown(said(speaker))} on the model but {shown(said(config))} on the configuration "
+            f"of its {type(module).__name__}; set both with hf_semfocus.configure(model, ...)"
+        )
+    return mine
+
+
+def _known(name: str) -> list[str]:
+    return parameters(get(name.partition(":")[0]))
