@@ -30,7 +30,7 @@ from .attention import register
 from .entry import has_ours
 from .parameters import hand_down, own, rename
 from .settings import check_name, is_ours, resolve
-from .support import check_class, check_modules
+from .support import check_class, check_modules, is_part
 from .switching import all_or_nothing, check, configurations, stamp
 from .visibility import mark
 from .wrapping import when_imported, wrap
@@ -95,8 +95,8 @@ def _set(
             name = asked.get(id(module.config), asked.get(id(self.config)))
             if is_ours(name):
                 check_class(type(module), name)
-    if is_ours(name := asked[id(self.config)]):
-        check_modules(self, name)
+                check_modules(module, name, whole=module is self)
+    name = asked[id(self.config)]
     with all_or_nothing(held):
         for config in held:
             rename(config, config._attn_implementation, asked.get(id(config), name))
@@ -127,7 +127,7 @@ def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedCon
 def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
     if is_ours(name := self.config._attn_implementation):
-        check_modules(self, name)
+        check_modules(self, name, whole=not is_part(self))
         stamp(self)
         mark(self)
 

@@ -6,19 +6,18 @@ About a quarter of the model families in Transformers compute attention in code 
 
 from __future__ import annotations
 
-import inspect
 import sys
-from functools import lru_cache
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
+from ..mechanisms import Mechanism
 from . import observe
+from .layers import asks, attention_layers, left_alone, table_user
 from .settings import is_ours
-
-INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
 
 class UnsupportedModelError(ValueError):
@@ -26,24 +25,59 @@ class UnsupportedModelError(ValueError):
 
 
 def check_class(cls: type[PreTrainedModel], name: str) -> None:
-    """Refuse a model class whose code never asks the attention interface.
+    """Refuse a model class whose code never asks the attention interface, or would look up our name in vain.
 
     Raises:
         UnsupportedModelError: names the class and what to use instead.
     """
     if not cls._can_set_attn_implementation():
-        raise _unsupported(cls, name)
+        raise _unsupported(cls.__name__, name)
+    if (part := table_user(cls)) is not None:
+        raise _unsupported(cls.__name__ if part is cls else f"{cls.__name__}, in its {part.__name__},", name)
 
 
-def check_modules(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model without any attention module that asks the interface (Mamba, FNet).
+def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
+    """Refuse a model some of whose attention would stay dense, but for that which is none between tokens.
+
+    Each model answers for its own layers, the models it is made of for theirs. One without any attention is refused
+    (Mamba, FNet) unless it is a part of another one, such as a backbone of convolutions.
+
+    Args:
+        model: whose layers.
+        name: the attention.
+        whole: whether it is no part of another model with that attention.
 
     Raises:
-        UnsupportedModelError: names the class and what to use instead.
+        UnsupportedModelError: names the class, its layers, and what to use instead.
     """
-    # models made of several leave the question to their parts
-    if not model.config.sub_configs and not any(_asks(type(module)) for module in model.modules()):
-        raise _unsupported(type(model), name)
+    inner = tuple(f"{path}." for path, part in model.named_modules() if path and isinstance(part, PreTrainedModel))
+    layers = dict(attention_layers(model))
+    if whole and not any(asks(type(layer)) for layer in layers.values()):
+        raise _unsupported(type(model).__name__, name)
+    dense = {
+        path: left_alone(model, path)
+        for path, layer in layers.items()
+        if not asks(type(layer)) and not path.startswith(inner)
+    }
+    if refused := [f"{path} ({type(layers[path]).__name__})" for path, meaning in dense.items() if meaning is None]:
+        raise _unsupported(f"{type(model).__name__}, in {_some(refused)},", name)
+    if dense:
+        said = [f"{path} ({meaning})" for path, meaning in dense.items()]
+        warnings.warn(
+            f"{type(model).__name__}: {name!r} leaves dense what is no attention between tokens: {_some(said)}",
+            stacklevel=4,
+        )
+
+
+def is_part(model: PreTrainedModel) -> bool:
+    """Whether a model that is being made is a part of another one that has one of our attentions."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        outer = frame.f_locals.get("self") if frame.f_code.co_name == "__init__" else None
+        if isinstance(outer, PreTrainedModel) and outer is not model and is_ours(outer.config._attn_implementation):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
@@ -55,7 +89,8 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
 
     Returns:
         The mechanism of every attention layer: ``{"h.0.attn": "topk_sparse:k=8", ...}``. Static patterns report
-        ``full`` for cross-attention, where positions have no meaning.
+        ``full`` for cross-attention, where positions have no meaning, and so do layers that are left alone, such as a
+        head that pools with one query.
 
     Raises:
         UnsupportedModelError: some layers did not come through; names them.
@@ -67,43 +102,29 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
         raise ValueError(f"the model's attn_implementation is {name!r}; expected one of hf_semfocus's names")
     with observe.watch() as seen, torch.no_grad():
         model(**(inputs or model.dummy_inputs))
-    layers = {path: module for path, module in model.named_modules() if module in seen or is_leaf(module)}
-    missed = [f"{path} ({type(module).__name__})" for path, module in layers.items() if module not in seen]
+    layers = {path: module for path, module in model.named_modules() if module in seen} | dict(attention_layers(model))
+    alone = {path for path, module in layers.items() if module not in seen and _left_alone(model, path)}
+    missed = [f"{p} ({type(m).__name__})" for p, m in layers.items() if m not in seen and p not in alone]
     if missed or not layers:
         raise UnsupportedModelError(
             f"{type(model).__name__}: {len(missed)} of {len(layers)} attention layers did not compute their "
             f"attention through {name!r}: {', '.join(missed) or 'the model has none'}"
         )
-    return {path: seen[module].spec for path, module in layers.items()}
+    return {path: Mechanism.name if path in alone else seen[module].spec for path, module in layers.items()}
 
 
-def _unsupported(cls: type, name: str) -> UnsupportedModelError:
+def _left_alone(model: PreTrainedModel, path: str) -> bool:
+    return not asks(type(model.get_submodule(path))) and left_alone(model, path) is not None
+
+
+def _unsupported(what: str, name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{cls.__name__} computes attention in code of its own, not through Transformers' attention interface, so "
-        f"attn_implementation={name!r} would crash or be ignored. Use attn_implementation='eager' (dense), or a "
-        "family with the interface, such as GPT-2, GPT-NeoX, LLaMA, Qwen, OPT, BERT, RoBERTa, ModernBERT, T5, ViT"
+        f"{what} computes attention in code of its own, not through Transformers' attention interface, so "
+        f"attn_implementation={name!r} would crash or be ignored. Use attn_implementation='eager' (dense), name other "
+        "parts of the model only, as in {'text_config': NAME}, or a family with the interface, such as GPT-2, "
+        "GPT-NeoX, LLaMA, Qwen, OPT, BERT, RoBERTa, ModernBERT, T5, ViT"
     )
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether ``module`` is attention and holds no other attention."""
-
-    def attends(m: nn.Module) -> bool:
-        return "Attention" in type(m).__name__ or INTERFACE in _source(type(m))
-
-    return attends(module) and not any(attends(m) for m in module.modules() if m is not module)
-
-
-def _asks(cls: type[nn.Module]) -> bool:
-    if INTERFACE in _source(cls):
-        return True
-    # attention that asks through a helper function of its file
-    return "Attention" in cls.__name__ and INTERFACE in _source(sys.modules.get(cls.__module__))
-
-
-@lru_cache(maxsize=4096)
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return ""
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

@@ -21,7 +21,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from ..masks import allowed_and_bias
 from ..visibility import Visibility
-from .support import is_leaf
+from .layers import is_leaf
 
 FORM = "_semfocus_mask"
 

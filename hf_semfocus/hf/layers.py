@@ -1,0 +1,117 @@
+"""Which layers of a model attend, as their code says: through the attention interface, or in code of their own."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+OWN = re.compile(r"softmax|scaled_dot_product|flash_attn", re.IGNORECASE)
+TABLE = re.compile(r"\b[A-Z0-9_]+_ATTENTION_CLASSES\[")
+LEFT_ALONE = {
+    "PoolingHead": "one pooled query",
+    "AriaCrossAttention": "learned queries that sum up a picture",
+    "DeformableAttention": "weights of sampled points",
+    "GatedAttention": "weights of features",
+    "AttentionResidual": "weights of earlier layers",
+}
+"""Parts of names of classes whose own attention is no attention between the tokens of a sequence, and what it is."""
+
+
+def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The innermost modules that attend, with their paths."""
+    for path, module in model.named_modules():
+        if _attends(type(module)) and not any(_attends(type(m)) for m in module.modules() if m is not module):
+            yield path, module
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether ``module`` is attention of any kind, as far as its name tells, and holds no other attention."""
+
+    def attends(m: nn.Module) -> bool:
+        return "Attention" in type(m).__name__ or asks(type(m))
+
+    return attends(module) and not any(attends(m) for m in module.modules() if m is not module)
+
+
+@cache
+def asks(cls: type[nn.Module]) -> bool:
+    """Whether a class asks the attention interface, itself or through a function of its file."""
+    text = _all_text(cls)
+    if INTERFACE in text:
+        return True
+    called = [getattr(sys.modules.get(cls.__module__), name, None) for name in re.findall(r"\b(\w+)\(", text)]
+    return any(INTERFACE in _text(function) for function in called if inspect.isfunction(function))
+
+
+def left_alone(model: nn.Module, path: str) -> str | None:
+    """What the attention of a layer's own code is, if it is none between tokens; None for one that is."""
+    names = [type(model.get_submodule(path)).__name__]
+    if names == [nn.MultiheadAttention.__name__]:
+        names = [type(model.get_submodule(path.rpartition(".")[0])).__name__]
+    return next((meaning for part, meaning in LEFT_ALONE.items() for name in names if part in name), None)
+
+
+@cache
+def table_user(cls: type[nn.Module]) -> type[nn.Module] | None:
+    """The class among those that ``cls`` builds which picks its attention from a table of its own file, if any."""
+    seen, left = {cls}, [cls]
+    while left:
+        builder = left.pop()
+        for base in builder.__mro__:
+            if "__init__" not in vars(base) or not TABLE.search(_text(sys.modules.get(base.__module__))):
+                continue
+            text = _text(base.__init__)
+            if TABLE.search(text):
+                return builder
+            named = [getattr(sys.modules[base.__module__], name, None) for name in re.findall(r"\b[A-Z]\w+", text)]
+            parts = {part for part in named if inspect.isclass(part) and issubclass(part, nn.Module)} - seen
+            seen |= parts
+            left += parts
+    return None
+
+
+def _attends(cls: type[nn.Module]) -> bool:
+    return not issubclass(cls, PreTrainedModel) and (asks(cls) or _computes(cls))
+
+
+@cache
+def _computes(cls: type[nn.Module]) -> bool:
+    """Whether a class computes weights of attention by itself."""
+    return issubclass(cls, nn.MultiheadAttention) or ("Attention" in cls.__name__ and bool(OWN.search(_all_text(cls))))
+
+
+def _all_text(cls: type[nn.Module]) -> str:
+    return "".join(
+        _text(base) for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")
+    )
+
+
+@lru_cache(maxsize=4096)
+def _text(thing: Any) -> str:
+    if inspect.isclass(thing) and (text := _classes(thing.__module__).get(thing.__qualname__)) is not None:
+        return text
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return ""
+
+
+@lru_cache(maxsize=256)
+def _classes(module: str) -> dict[str, str]:
+    """The text of every class of a file, which is parsed once."""
+    try:
+        text = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return {}
+    lines = text.splitlines(keepends=True)
+    found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    return {node.name: "".join(lines[node.lineno - 1 : node.end_lineno]) for node in found}
