@@ -1,5 +1,9 @@
 """Which back end is taken and why, lists of static patterns made once a mask, and flex_attention's masks."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 
@@ -140,6 +144,51 @@ def test_layers_with_one_mask_share_one_list():
     changed = lists.make(mechanism, problem(STATIC[0], mask)[1])
     assert not torch.equal(changed, made)
     assert not (changed == 20)[0].any()
+
+
+WRITES = {
+    "in place": lambda mask: mask[0, 0, 0, 20].fill_(False),
+    "by data": lambda mask: mask.data[0, 0, 0, 20].fill_(False),
+    "by numpy": lambda mask: np.ndarray.__setitem__(mask.numpy(), (0, 0, 0, 20), False),
+    "detached": lambda mask: mask.detach()[0, 0, 0, 20].fill_(False),
+}
+
+
+@pytest.mark.parametrize("layout", ["own", "view", "repeated", "words"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_mask_that_was_written_to_gets_its_own_list(write, layout):
+    mask = torch.ones(2, 1, 75, 80, dtype=torch.bool)[:, :, :1] if layout == "view" else padding()
+    seen = mask.expand(2, 1, 75, 75) if layout == "repeated" else mask[..., :75]
+    n = 75
+    if layout == "words":
+        mask = seen = torch.ones(2, 1, 1, 80, dtype=torch.bool)
+        n = 80
+    before = lists.make(*problem(STATIC[0], seen, n=n))
+    assert (before[0] == 20).any()
+    assert lists.make(*problem(STATIC[0], seen, n=n)) is before
+    write(mask)
+    after = lists.make(*problem(STATIC[0], seen, n=n))
+    assert not (after[0] == 20).any()
+    assert (after[1] == 20).any()
+
+
+def test_threads_may_share_what_is_remembered(monkeypatch):
+    # a thread may lose its turn wherever a key is hashed, so within every change of the table
+    hashed = mechanisms.get("banded_sparse").__hash__
+    monkeypatch.setattr(mechanisms.get("banded_sparse"), "__hash__", lambda self: time.sleep(0) or hashed(self))
+    masks = [padding() for _ in range(40)]
+    for row, mask in enumerate(masks):
+        mask[0, 0, 0, row + 10] = False
+
+    def work(start):
+        for turn in range(120):
+            row = (start * 7 + turn * (start + 1)) % 40
+            listed = lists.make(*problem(STATIC[turn % 2], masks[row]))
+            assert not (listed[0] == row + 10).any()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, start) for start in range(8)]:
+            done.result()
 
 
 def test_a_new_mask_in_the_place_of_an_old_one_gets_its_own_list():
