@@ -15,7 +15,7 @@ from torch import Tensor
 from ..mechanisms import Mechanism
 from ..problem import Problem
 from ..shown import shown
-from . import chunked, eager, flex, gather, native, triton
+from . import chunked, eager, flex, gather, native, tracing, triton
 
 BACKENDS: dict[str, ModuleType] = {
     "native": native,
@@ -97,16 +97,17 @@ def attend(
             f"backend {backend!r} cannot compute {_describe(mechanism, problem)}: {'; '.join(found)}; expected one of "
             f"auto, {', '.join(able)}"
         )
-    # autocast would turn the float32 scores back into half precision
-    with torch.autocast(problem.query.device.type, enabled=False):
+    # autocast would turn the float32 scores back into half precision; some devices have none
+    device = problem.query.device.type
+    with torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False):
         output, weights = BACKENDS[backend].attend(mechanism, problem, return_weights)
     return output.to(problem.value.dtype), None if weights is None else weights.to(problem.query.dtype)
 
 
 def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:
     batch, heads, queries, keys = problem.shape
-    if torch.compiler.is_compiling():
-        return "eager", "a compiled graph is made of the formula"
+    if found := tracing.objections(problem):
+        return "eager", f"the formula, since {found[0]}"
     small = batch * heads * queries * keys <= EAGER_SCORES
     for name, module in BACKENDS.items():
         if small and name not in KERNELS:

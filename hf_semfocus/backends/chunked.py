@@ -11,11 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import eager, lists
+from . import eager, lists, tracing
 
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
     """Why chunks cannot compute ``problem``; empty if they can."""
+    if torch.is_grad_enabled() and tracing.is_transforming():
+        return ["torch.func cannot differentiate what is computed again in the backward pass"]
     return ["there is nothing to attend"] if 0 in problem.shape else []
 
 

@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from ..mechanisms import Mechanism
 from ..positions import Positions
 from ..problem import Problem
+from . import tracing
 from .memo import once_per_mask
 
 
@@ -41,9 +42,7 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
         found.append("weights are asked for, which flex_attention does not return")
     if 0 in problem.shape:
         found.append("there is nothing to attend")
-    if torch.compiler.is_compiling():
-        found.append("the mask is made outside compiled graphs")
-    return found
+    return found + tracing.objections(problem)
 
 
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:

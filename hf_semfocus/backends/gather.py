@@ -1,37 +1,82 @@
 """Attention over lists of keys in plain PyTorch, on any device: saved state is O(n k).
 
-``dot`` scores the gathered keys, ``mix`` sums the gathered values; each is the other's gradient, and the
-gradient with respect to the gathered side is ``scatter``, the transpose of ``mix``, summed key by key in a
-fixed order.
+``dot`` scores the gathered keys, ``mix`` sums the gathered values, and ``scatter`` is the transpose of ``mix``, summed
+key by key in a fixed order. The gradients of each are the other two, so that it can be differentiated any number of
+times.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..mechanisms import Mechanism
 from ..problem import Problem
-from . import eager, lists, wide
+from ..visibility import Visibility
+from . import eager, lists, tracing, wide
 
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
     """Why gathered keys cannot compute ``problem``; empty if they can."""
-    found = lists.objections(mechanism, problem)
-    return [*found, "torch.compile cannot trace a choice by data"] if torch.compiler.is_compiling() else found
+    return lists.objections(mechanism, problem)
 
 
 def attend(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, chunk_scores: int = lists.CHUNK_SCORES
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
-    batch, heads, queries, keys = problem.shape
     problem = problem.blank_unseen()  # an absent slot takes key 0 with weight 0
-    index = lists.make(mechanism, problem, chunk_scores).long().expand(batch, heads, -1, -1)
+    index = lists.make(mechanism, problem, chunk_scores)
+    bias = None if problem.bias is None else lists.take(problem.bias, index.expand(*problem.shape[:2], -1, -1))
+    output, weights, index = _over(
+        mechanism, problem, index, bias, lambda weights: F.dropout(weights, problem.dropout_p)
+    )
+    full = weights.new_zeros(problem.shape).scatter_add(-1, index, weights) if return_weights else None
+    return wide.fill(mechanism, problem, output, full)
+
+
+def gradients(
+    inputs: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    grad_output: Tensor,
+    index: Tensor,
+    scale: float,
+    dropout: Tensor | None = None,
+) -> list[Tensor | None]:
+    """Gradients of attention over given lists that can be differentiated again, for kernels that have no second ones.
+
+    Args:
+        inputs: query, key, value, bias at the lists, sinks; the last two may be None.
+        wanted: which of them need a gradient.
+        grad_output: gradient of the output.
+        index: the lists.
+        scale: factor of the scores.
+        dropout: factors of the weights; None for none.
+    """
+    # one input may come twice, as key and value
+    query, key, value, bias, sinks = own = [None if t is None else t.view_as(t) for t in inputs]
+    problem = Problem(query, key, value, Visibility(None, None, False), scale, sinks=sinks)
+    drop = (lambda weights: weights) if dropout is None else dropout.mul
+    output, _, _ = _over(Mechanism(), problem, index, bias, drop)
+    needed = [tensor for tensor, wants in zip(own, wanted, strict=True) if wants]
+    found = iter(torch.autograd.grad(output, needed, grad_output, create_graph=True))
+    return [next(found) if wants else None for wants in wanted]
+
+
+def _over(
+    mechanism: Mechanism,
+    problem: Problem,
+    index: Tensor,
+    bias: Tensor | None,
+    drop: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output and weights over lists, and the lists in full with key 0 where a slot is empty."""
+    batch, heads, queries, keys = problem.shape
+    index = index.long().expand(batch, heads, -1, -1)
     kept, index, slots = index >= 0, index.clamp(min=0), index.shape[-1]
     # one table of rows for all heads: row (b, h, j) of the keys is number (b * heads + h) * keys + j
     offset = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * keys
@@ -39,13 +84,10 @@ def attend(
 
     query = problem.query.to(problem.compute_dtype) * problem.scale
     scores = dot(query.flatten(0, 2), problem.repeat_heads(problem.key).flatten(0, 2), rows)
-    bias = None if problem.bias is None else lists.take(problem.bias, index)
     scores = problem.adjust(scores.view(batch, heads, queries, slots), bias)
     weights = eager.weigh(mechanism, scores, kept, problem.sinks)
-    dropped = F.dropout(weights, problem.dropout_p).view(-1, slots)
-    output = mix(dropped, problem.repeat_heads(problem.value).flatten(0, 2), rows)
-    full = weights.new_zeros(problem.shape).scatter_add(-1, index, weights) if return_weights else None
-    return wide.fill(mechanism, problem, output.view(batch, heads, queries, -1), full)
+    output = mix(drop(weights).view(-1, slots), problem.repeat_heads(problem.value).flatten(0, 2), rows)
+    return output.view(batch, heads, queries, -1), weights, index
 
 
 def _dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
@@ -79,12 +121,11 @@ class _Dot(torch.autograd.Function):
         return _dot(query, key, index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tracing.refuse_batches(grad, "gather")
         query, key, index = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_query = _mix(grad, key, index) if ctx.needs_input_grad[0] else None
-        grad_key = _scatter(grad, query, index, key.shape[0]) if ctx.needs_input_grad[1] else None
+        grad_query = mix(grad, key, index) if ctx.needs_input_grad[0] else None
+        grad_key = scatter(grad, query, index, key.shape[0]) if ctx.needs_input_grad[1] else None
         return grad_query, grad_key, None
 
 
@@ -95,13 +136,26 @@ class _Mix(torch.autograd.Function):
         return _mix(weight, value, index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tracing.refuse_batches(grad, "gather")
         weight, value, index = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_weight = _dot(grad, value, index) if ctx.needs_input_grad[0] else None
-        grad_value = _scatter(weight, grad, index, value.shape[0]) if ctx.needs_input_grad[1] else None
+        grad_weight = dot(grad, value, index) if ctx.needs_input_grad[0] else None
+        grad_value = scatter(weight, grad, index, value.shape[0]) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_value, None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, query: Tensor, index: Tensor, keys: int) -> Tensor:
+        ctx.save_for_backward(weight, query, index)
+        return _scatter(weight, query, index, keys)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, query, index = ctx.saved_tensors
+        grad_weight = dot(query, grad, index) if ctx.needs_input_grad[0] else None
+        grad_query = mix(weight, grad, index) if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_query, None, None
 
 
 def dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
@@ -112,3 +166,8 @@ def dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
 def mix(weight: Tensor, value: Tensor, index: Tensor) -> Tensor:
     """Weighted sums of the gathered rows: ``[rows, k], [keys, dim], int64 [rows, k] -> [rows, dim]``."""
     return _Mix.apply(weight.contiguous(), value.contiguous(), index)
+
+
+def scatter(weight: Tensor, query: Tensor, index: Tensor, keys: int) -> Tensor:
+    """Weighted sums of the rows that list a key: ``[rows, k], [rows, dim], int64 [rows, k] -> [keys, dim]``."""
+    return _Scatter.apply(weight.contiguous(), query.contiguous(), index, keys)

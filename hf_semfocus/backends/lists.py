@@ -16,6 +16,7 @@ from ..mechanisms import Mechanism
 from ..positions import Positions
 from ..problem import Problem
 from ..selection import highest_index
+from . import tracing
 from .memo import once_per_mask
 
 # Scores of one chunk: 16 MiB in float32, large enough for the matrix product, small enough to be reused.
@@ -24,6 +25,8 @@ CHUNK_SCORES = 1 << 22
 
 def objections(mechanism: Mechanism, problem: Problem) -> list[str]:
     """Why ``mechanism`` has no lists for ``problem``; empty if it has."""
+    if found := tracing.objections(problem):
+        return found
     if type(mechanism).normalize is not Mechanism.normalize:
         return [f"{mechanism.name} makes weights of scores in its own way, not by softmax"]
     if 0 in problem.shape:

@@ -96,12 +96,12 @@ class TokenRows:
                 f"{len(lengths)} sequences of {sum(lengths)} tokens, the shortest of {min(lengths, default=0)}, and "
                 f"{len(labels)} of {sum(map(len, labels))} labels; expected a label for every token and none empty"
             )
-        self.lengths = torch.tensor(lengths)
-        self.table = torch.full((len(lengths), max(lengths)), pad_token_id)
+        self.lengths = torch.tensor(lengths, device="cpu")
+        self.table = torch.full((len(lengths), max(lengths)), pad_token_id, device="cpu")
         self.labels = torch.full_like(self.table, IGNORED)
         for row, length in enumerate(lengths):
-            self.table[row, :length] = torch.as_tensor(input_ids[row])
-            self.labels[row, :length] = torch.as_tensor(labels[row])
+            self.table[row, :length] = torch.as_tensor(input_ids[row], device="cpu")
+            self.labels[row, :length] = torch.as_tensor(labels[row], device="cpu")
         self.predicted = (self.labels[:, 1:] != IGNORED).sum(1).numpy()
         if not self.predicted.all():
             raise ValueError(f"example {self.predicted.argmin() + 1} has no label after its first token; expected one")
@@ -129,5 +129,5 @@ class TokenRows:
         longest = int(self.lengths[together_with].max())
         inputs = {"input_ids": self.table[rows, :longest], "labels": self.labels[rows, :longest]}
         if self.masked:
-            inputs["attention_mask"] = (torch.arange(longest) < self.lengths[rows, None]).long()
+            inputs["attention_mask"] = (torch.arange(longest, device="cpu") < self.lengths[rows, None]).long()
         return inputs

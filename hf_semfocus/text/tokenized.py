@@ -122,7 +122,7 @@ class LabelledRows(TokenizedRows):
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None):
         super().__init__(dataset, tokenizer, max_length)
-        self.labels = torch.tensor(dataset["label"][:])
+        self.labels = torch.tensor(dataset["label"][:], device="cpu")
 
     def units(self, rows: np.ndarray) -> int:
         """Every example counts once."""

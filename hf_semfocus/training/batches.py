@@ -50,17 +50,17 @@ class SequenceRows:
         pad_token_id: int,
         pad_as_tokens: bool = False,
     ):
-        lengths = torch.tensor([len(ids) for ids in input_ids])
+        lengths = torch.tensor([len(ids) for ids in input_ids], device="cpu")
         if len(labels) != len(lengths) or len(lengths) == 0 or not lengths.min() > 0:
             raise ValueError(
                 f"{len(lengths)} sequences, the shortest of {min(lengths, default=0)} tokens, and {len(labels)} "
                 "labels; expected as many of each and no empty sequence"
             )
-        self.labels = torch.tensor(labels)
+        self.labels = torch.tensor(labels, device="cpu")
         self.lengths = lengths
-        self.table = torch.full((len(lengths), int(lengths.max())), pad_token_id)
+        self.table = torch.full((len(lengths), int(lengths.max())), pad_token_id, device="cpu")
         for row, ids in enumerate(input_ids):
-            self.table[row, : len(ids)] = torch.as_tensor(ids)
+            self.table[row, : len(ids)] = torch.as_tensor(ids, device="cpu")
         self.masked = not pad_as_tokens and bool(lengths.min() < lengths.max())
 
     @classmethod
@@ -85,7 +85,7 @@ class SequenceRows:
         longest = int(self.lengths[together_with].max())
         inputs = {"input_ids": self.table[rows, :longest], "labels": self.labels[rows]}
         if self.masked:
-            inputs["attention_mask"] = (torch.arange(longest) < self.lengths[rows, None]).long()
+            inputs["attention_mask"] = (torch.arange(longest, device="cpu") < self.lengths[rows, None]).long()
         return inputs
 
 

@@ -32,7 +32,7 @@ def learning_rate(options: TrainingOptions, steps: int) -> Callable[[int, int], 
     if warmup > steps:
         raise ValueError(f"warmup_steps={warmup} are more than the {steps} steps of a run")
     name = "constant_with_warmup" if options.lr_scheduler == "constant" else options.lr_scheduler
-    unit = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    unit = torch.optim.SGD([torch.zeros(1, device="cpu")], lr=1.0)
     [factor] = get_scheduler(name, unit, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas
     return lambda step, epoch: options.learning_rate * factor(step) * options.lr_decay**epoch
 

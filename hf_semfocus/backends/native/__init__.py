@@ -11,11 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...mechanisms import Mechanism
 from ...problem import Problem
-from .. import lists, wide
+from .. import gather, lists, tracing, wide
 from . import build, kernels
 
 
@@ -31,10 +30,6 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
         found.append(f"softcap={problem.softcap}; expected none")
     if return_weights:
         found.append("weights of all keys are asked for, which the lists do not hold")
-    if torch.compiler.is_compiling():
-        found.append("torch.compile cannot trace compiled kernels")
-    elif type(query) not in (Tensor, torch.nn.Parameter):
-        found.append(f"query is a {type(query).__name__}; expected a plain tensor")
     if not found and isinstance(missing := build.load(), str):
         found.append(missing)
     return found
@@ -84,14 +79,17 @@ class _Attend(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         output, weights = kernels.forward(query, key, value, index, scale, bias, sinks, dropout)
-        ctx.save_for_backward(query, key, value, index, weights, dropout)
+        ctx.save_for_backward(query, key, value, bias, sinks, index, weights, dropout)
         ctx.scale = scale
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, index, weights, dropout = ctx.saved_tensors
+        tracing.refuse_batches(grad_output, "native")
+        query, key, value, bias, sinks, index, weights, dropout = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            inputs, wanted = (query, key, value, bias, sinks), ctx.needs_input_grad[:5]
+            return *gather.gradients(inputs, wanted, grad_output, index, ctx.scale, dropout), None, None, None
         _, _, _, biased, sunk, *_ = ctx.needs_input_grad
         *grads, grad_scores, delta = kernels.backward(
             query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout, biased, sunk

@@ -125,7 +125,7 @@ def select(
         limit: int64 ``[queries]``, the last column each query may see; None for no limit.
     """
     shape = (*query.shape[:3], key.shape[2])
-    index = torch.empty(*query.shape[:3], k, dtype=torch.int32)
+    index = query.new_empty(*query.shape[:3], k, dtype=torch.int32)
     _call(
         "select_keys",
         _problem(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...mechanisms import Mechanism
 from ...problem import Problem
+from .. import tracing
 
 # Candidates of a row are sorted out in registers; beyond this the gathers cost as much as a dense product.
 MAX_K = 1024
@@ -34,7 +35,6 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
     found = [
         (missing, "triton is not installed; expected the extra hf_semfocus[gpu]"),
         (not reachable, f"tensors are on {device}; expected cuda (or TRITON_INTERPRET=1)"),
-        (torch.compiler.is_compiling(), "torch.compile is tracing; expected plain execution"),
         (
             not _by_score(mechanism),
             f"{mechanism.name} does not select by score alone; expected topk_ or bottomk_sparse",
@@ -48,7 +48,7 @@ def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = Fa
         (problem.softcap is not None, f"softcap {problem.softcap}; expected none"),
         (return_weights, "return_weights; expected the output alone"),
     ]
-    return [reason for holds, reason in found if holds]
+    return [*tracing.objections(problem), *(reason for holds, reason in found if holds)]
 
 
 def _listed(types: list[torch.dtype]) -> str:

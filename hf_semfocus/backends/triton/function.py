@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...problem import Problem
+from .. import gather, tracing
 from . import attention, selection
 
 
@@ -32,8 +32,22 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tracing.refuse_batches(grad, "triton")
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            query, key, value, index, sinks, _ = ctx.saved_tensors
+            scale, dropout_p, _ = ctx.settings
+            if dropout_p:
+                raise ValueError(
+                    f"backend 'triton' has no second derivatives with dropout_p={dropout_p}; expected no dropout, or "
+                    "backend='gather' in the forward pass"
+                )
+            inputs, wanted = (
+                (query, key, value, None, sinks),
+                (*ctx.needs_input_grad[:3], False, ctx.needs_input_grad[3]),
+            )
+            *grads, _, grad_sinks = gather.gradients(inputs, wanted, grad, index, scale)
+            return *grads, grad_sinks, None, None, None
         with torch.cuda.device_of(grad):
             grads = attention.backward(_dense(grad), *ctx.saved_tensors, *ctx.settings, ctx.deterministic)
         return *grads, None, None, None

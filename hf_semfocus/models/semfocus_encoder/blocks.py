@@ -19,15 +19,15 @@ from .configuration_semfocus_encoder import SemFocusEncoderConfig
 from .dropout import Dropout
 
 
-def sinusoidal_positions(length: int, width: int) -> Tensor:
+def sinusoidal_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Fixed position vectors: sine in the even columns, cosine in the odd ones.
 
     Returns:
         float32 ``[length, width]``; columns 2i and 2i + 1 turn at the rate ``10000 ** (-2i / width)``.
     """
-    position = torch.arange(length, dtype=torch.float64)[:, None]
-    angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    table = torch.empty(length, width, dtype=torch.float32)
+    position = torch.arange(length, dtype=torch.float64, device=device)[:, None]
+    angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
+    table = torch.empty(length, width, dtype=torch.float32, device=device)
     table[:, 0::2] = torch.sin(angle)
     table[:, 1::2] = torch.cos(angle[:, : width // 2])
     return table

@@ -22,10 +22,11 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of ``x`` and scale the others by 1 / (1 - p) while training."""
-        sparse = x.device.type == "cpu" and 0 < self.p <= MOST_SPARSE and not torch.compiler.is_compiling()
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        sparse = x.device.type == "cpu" and 0 < self.p <= MOST_SPARSE and not traced
         if not (self.training and sparse):
             return super().forward(x)
-        hits = int(torch.poisson(torch.tensor(-x.numel() * math.log1p(-self.p), dtype=torch.float64)))
-        places = torch.randint(x.numel(), (hits,))
+        hits = int(torch.poisson(torch.tensor(-x.numel() * math.log1p(-self.p), dtype=torch.float64, device="cpu")))
+        places = torch.randint(x.numel(), (hits,), device=x.device)
         scaled = x.flatten() * (1 / (1 - self.p))
         return scaled.index_fill_(0, places, 0).view(x.shape)

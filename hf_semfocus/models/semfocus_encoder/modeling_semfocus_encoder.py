@@ -44,7 +44,7 @@ class SemFocusEncoderPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         limit = self.config.initializer_range
         if isinstance(module, SemFocusEncoderModel):
-            table = sinusoidal_positions(*module.positions.shape)
+            table = sinusoidal_positions(*module.positions.shape, module.positions.device)
             init.copy_(module.positions, table.to(module.positions))
             if module.global_tokens is not None:
                 # Their own stream: the other weights of a seed do not depend on the number of global tokens.
