@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 
 from . import hf, mechanisms, models
-from .functional import explain, sparse_attention
-from .hf import UnsupportedModelError, configure, verify
+from .functional import sparse_attention
+from .hf import UnsupportedModelError, configure, explain, verify
 from .models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
 __version__ = "0.1.0"
@@ -31,15 +31,23 @@ __all__ = [
     "verify",
 ]
 
+# these need datasets and evaluate, which take seconds to import and which attention does without
+_LATER = {name: name for name in ("hub", "metrics", "tasks", "text", "training")} | {
+    "AttentionSchedule": "training",
+    "load_adapter": "hub",
+    "push_to_hub": "hub",
+}
+"""Public names that are imported when they are first used, and the part each is or is in."""
+
 hf.install()
 
 
 def __getattr__(name: str) -> Any:
-    # these need datasets and evaluate, which take seconds to import and which attention does without
-    if name in ("hub", "metrics", "tasks", "text", "training"):
-        return import_module(f"{__name__}.{name}")
-    if name in ("load_adapter", "push_to_hub"):
-        return getattr(import_module(f"{__name__}.hub"), name)
-    if name == "AttentionSchedule":
-        return import_module(f"{__name__}.training").AttentionSchedule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    part = import_module(f"{__name__}.{_LATER[name]}")
+    return part if _LATER[name] == name else getattr(part, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LATER])

@@ -40,8 +40,8 @@ class Explanation:
 
     Attributes:
         problem: the mechanism and the problem in words.
-        chosen: the back end that ``backend="auto"`` takes.
-        reason: why it comes first among those that could.
+        chosen: the back end that is taken.
+        reason: why it comes first among those that could, or that it was asked for.
         objections: for every back end, why it cannot compute the problem; empty if it can.
     """
 
@@ -70,10 +70,14 @@ def check(backend: str) -> str:
     return backend
 
 
-def explain(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> Explanation:
-    """What ``backend="auto"`` takes for ``problem``, and the objections of every back end."""
+def explain(
+    mechanism: Mechanism, problem: Problem, return_weights: bool = False, backend: str = "auto"
+) -> Explanation:
+    """What ``backend`` takes for ``problem``, and the objections of every back end."""
     objections = {name: module.objections(mechanism, problem, return_weights) for name, module in BACKENDS.items()}
-    chosen, reason = _choose(mechanism, problem, return_weights)
+    chosen, reason = backend, "asked for by name"
+    if check(backend) == "auto":
+        chosen, reason = _choose(mechanism, problem, return_weights)
     return Explanation(_describe(mechanism, problem), chosen, reason, objections)
 
 

@@ -2,10 +2,11 @@
 
 from ..mechanisms import names, on_register
 from . import attention, patches
+from .explaining import explain
 from .support import UnsupportedModelError, verify
 from .switching import configure
 
-__all__ = ["UnsupportedModelError", "configure", "install", "verify"]
+__all__ = ["UnsupportedModelError", "configure", "explain", "install", "verify"]
 
 
 def install() -> None:

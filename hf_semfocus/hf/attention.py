@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
 
 from .. import backends
 from ..mechanisms import Mechanism
@@ -52,7 +52,7 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         for name, meaning in REFUSED.items():
-            if kwargs.get(name) is not None:
+            if kwargs.get(name) is not None and not isinstance(kwargs[name], Cache):
                 raise UnsupportedModelError(
                     f"{type(module).__name__} passes {name!r} ({meaning}), which {spec!r} would ignore; use the "
                     "model's own attention, e.g. attn_implementation='eager'"
@@ -61,7 +61,6 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         visibility, bias, across = read(attention_mask, module, is_causal, query, key)
         if mechanism.positional:
             mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
-        observe.saw(module, mechanism)
         if position_bias is not None:
             position_bias = position_bias[..., : key.shape[2]]
             bias = position_bias if bias is None else bias + position_bias
@@ -77,7 +76,9 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
             dropout_p=dropout if module.training else 0.0,
             layer=getattr(module, "layer_idx", None) or 0,
         )
-        output, weights = backends.attend(mechanism, problem, _wants_weights(kwargs), backend)
+        wanted = _wants_weights(kwargs)
+        observe.saw(module, mechanism, problem, wanted, backend)
+        output, weights = backends.attend(mechanism, problem, wanted, backend)
         return output.transpose(1, 2).contiguous(), weights
 
     forward._semfocus = spec

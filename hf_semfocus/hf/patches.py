@@ -28,7 +28,7 @@ from ..shown import shown
 from . import adapters, configs
 from .attention import register
 from .entry import has_ours
-from .parameters import hand_down, own, rename
+from .parameters import NAME, hand_down, own, rename
 from .settings import check_name, is_ours, resolve
 from .support import check_class, check_modules, is_part
 from .switching import all_or_nothing, check, configurations, stamp
@@ -101,6 +101,9 @@ def _set(
         for config in held:
             rename(config, config._attn_implementation, asked.get(id(config), name))
         original(self, attn_implementation, *args, **kwargs)
+        for config in held:  # before 5.23 copies of the model's configuration keep their names
+            if id(config) not in asked and type(config) is type(self.config):
+                setattr(config, NAME, self.config._attn_implementation)
         hand_down(self.config)
         check(held)
     setattr(self, adapters.UNASKED, None)

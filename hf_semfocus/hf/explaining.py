@@ -1,0 +1,71 @@
+"""``explain``: which back end computes attention, and why not the others, for tensors or for a whole model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import backends, functional
+from . import observe
+
+
+@dataclass(frozen=True)
+class ModelExplanation:
+    """Which back end computes every attention layer of a model; ``print`` shows layers that agree together.
+
+    Attributes:
+        layers: by path, the mechanism, the back end and what each of the others objects to.
+    """
+
+    layers: dict[str, backends.Explanation]
+
+    def __str__(self) -> str:
+        paths: dict[str, list[str]] = {}
+        for path, explanation in self.layers.items():
+            paths.setdefault(str(explanation), []).append(path)
+        return "\n".join(f"{', '.join(alike)}:\n{text}" for text, alike in paths.items())
+
+
+def explain(
+    model: nn.Module | torch.Tensor | None = None, *tensors: Any, **inputs: Any
+) -> ModelExplanation | backends.Explanation:
+    """Say which back end computes attention, and what each of the others objects to.
+
+    Of a model it runs one forward pass: ``explain(model, **inputs)``. Of tensors it computes nothing:
+    ``explain(query, key, value, mechanism, ...)`` takes the arguments of :func:`hf_semfocus.sparse_attention`.
+
+    Args:
+        model: a model whose attention implementation is one of ours; or ``query``.
+        *tensors: ``key``, ``value`` and the mechanism, after ``query``.
+        **inputs: what to call the model with, e.g. ``input_ids=...``; its ``dummy_inputs`` by default. Of tensors,
+            the other arguments of :func:`hf_semfocus.sparse_attention`.
+
+    Returns:
+        For tensors, what ``backend="auto"`` takes and what every back end objects to; for a model, that of every
+        attention layer, with the back end that its configuration asks for. ``print`` shows either as a table.
+
+    Raises:
+        ValueError: no layer of the model computes its attention through us, a back end that was asked for cannot
+            compute a layer, or as :func:`hf_semfocus.sparse_attention` does.
+    """
+    if not isinstance(model, nn.Module):
+        return functional.explain(*([] if model is None else [model]), *tensors, **inputs)
+    if tensors:
+        raise ValueError(f"explain(model) takes inputs by name, got {len(tensors)} without; expected input_ids=...")
+    with observe.watch(_explained) as seen, torch.no_grad():
+        model(**(inputs or model.dummy_inputs))
+    layers = {path: seen[module] for path, module in model.named_modules() if module in seen}
+    if not layers:
+        name = model.config._attn_implementation
+        raise ValueError(
+            f"no layer of {type(model).__name__} computes its attention through hf_semfocus; its attn_implementation "
+            f"is {name!r}, expected one of hf_semfocus's names"
+        )
+    return ModelExplanation(layers)
+
+
+def _explained(call: observe.Call) -> backends.Explanation:
+    return backends.explain(call.mechanism, call.problem, call.weights, call.backend)
