@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hf_semfocus
-from hf_semfocus import explain, functional, mechanisms, sparse_attention
+from hf_semfocus import backends, explain, functional, mechanisms, sparse_attention
 from hf_semfocus.backends import BACKENDS, eager, flex, lists
 
 
@@ -245,3 +245,19 @@ def test_static_patterns_of_models_stay_sparse_on_long_inputs(monkeypatch):
     ids = torch.randint(3, VOCABULARY, (1, 200))
     assert hf_semfocus.verify(model, input_ids=ids)
     assert model(ids).logits.isfinite().all()
+
+
+def test_what_ran_is_told():
+    from conftest import VOCABULARY, tiny_config
+    from transformers import AutoModelForCausalLM
+
+    from hf_semfocus.hf import observe
+
+    backends.RAN.clear()
+    assert observe.ran() == ""
+    model = AutoModelForCausalLM.from_config(tiny_config("llama"), attn_implementation="topk_sparse:k=3")
+    for backend in ("gather", "eager"):
+        hf_semfocus.configure(model, backend=backend)
+        model(torch.randint(3, VOCABULARY, (1, 20)))
+    sparse_attention(*torch.randn(3, 1, 1, 9, 4), "banded_sparse", backend="chunked")
+    assert observe.ran() == "banded_sparse by chunked; topk_sparse by eager, gather"

@@ -1,6 +1,7 @@
 """The pretraining recipe end to end: on its own, on two processes, and misused; ``test_faults`` kills it."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,7 @@ def test_every_model_trains_and_reports(tmp_path, model, capsys):
         assert line in text
         assert line in printed
     assert "Median [quartiles] of 2 seeds." in text
+    assert re.search(r"Attention was computed by these back ends: .*topk_sparse by \w+", text)
     records = read(tmp_path / "metrics.jsonl")
     assert len(records) == 8
     assert all(0 < record["eval_loss"] < 5 and 0 <= record["eval_accuracy"] <= 1 for record in records)

@@ -33,6 +33,9 @@ KERNELS = ("native", "triton")
 # Up to this many scores the dense product costs less than lists, chunks and masks made in PyTorch.
 EAGER_SCORES = 1 << 21
 
+RAN: dict[str, set[str]] = {}
+"""Back ends that have computed each mechanism in this process, for reports; compiled graphs leave no trace here."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -101,6 +104,8 @@ def attend(
             f"backend {backend!r} cannot compute {_describe(mechanism, problem)}: {'; '.join(found)}; expected one of "
             f"auto, {', '.join(able)}"
         )
+    if not torch.compiler.is_compiling():
+        RAN.setdefault(mechanism.name, set()).add(backend)
     # autocast would turn the float32 scores back into half precision; some devices have none
     device = problem.query.device.type
     with torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False):

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from .. import report
+from ..hf import observe
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, TrainingOptions, train
 from ..training.files import check_space
 from ..training.log import read
@@ -87,6 +88,8 @@ def compare(
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))
+    if computed := observe.ran():
+        notes.append(f"Attention was computed by these back ends: {computed}.")
     if accelerator.is_main_process:
         records, hardware = read(output.log.path), hardware_of(accelerator)
         print(report.publish(output.path, experiment.name, results, records, output.config, hardware, notes))

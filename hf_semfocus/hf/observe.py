@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from .. import backends
 from ..mechanisms import Mechanism
 from ..problem import Problem
 
@@ -48,3 +49,9 @@ def watch(note: Callable[[Call], T] = mechanism_of) -> Iterator[dict[nn.Module, 
         yield seen
     finally:
         del _WATCHERS[id(seen)]
+
+
+def ran() -> str:
+    """Which back ends have computed which mechanisms in this process, in words; empty where none has."""
+    told = (f"{name} by {', '.join(sorted(found))}" for name, found in sorted(backends.RAN.items()))
+    return "; ".join(told)
