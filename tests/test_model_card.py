@@ -1,5 +1,7 @@
 """The model card says what the model is and what was measured, and no more."""
 
+import collections
+import dataclasses
 import json
 import math
 import re
@@ -9,12 +11,15 @@ import pytest
 import torch
 from conftest import VOCABULARY, tiny_config
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, T5Config, T5ForConditionalGeneration, ViTConfig
 from transformers import AutoModelForImageClassification as ImageClassifier
 
 import hf_semfocus
 from hf_semfocus import hub, mechanisms
-from hf_semfocus.hub import merge
+from hf_semfocus.hub import CardDetails, merge
+from hf_semfocus.hub.card import render
+from hf_semfocus.hub.describe import describe
 
 ROOT = Path(__file__).parents[1]
 SPEC = "topk_sparse:k=3"
@@ -244,9 +249,78 @@ def test_nothing_given_can_break_the_card(model):
     assert parsed.data.eval_results[0].dataset_name == evil
     assert parsed.data.license == evil
     assert "49" not in re.sub(r"[\d,]+ parameters", "", text)
-    for given in ({"limits": f"text {END}"}, {"command": BEGIN}):
-        with pytest.raises(ValueError, match=r"something given for the card holds <!-- hf_semfocus:begin"):
-            card(model, **given)
+    with pytest.raises(ValueError, match=r"something given for the card holds <!-- hf_semfocus:begin"):
+        card(model, command=BEGIN)
+    assert f"&lt;{END[1:]}" in card(model, limits=f"text {END}")[1]
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '<img src="https://evil.example/x.png">',
+    "![](https://evil.example/x.png)",
+    "[click](https://evil.example)",
+    "a\n# Heading\n- ## Heading",
+    "a\r# Heading",
+    "a\n\n<h1>Heading</h1>",
+    "Heading\n===",
+    "Heading\n---",
+    "> # Heading\n> Heading\n> --",
+    "```\nswallowed",
+    "~~~\nswallowed",
+    "a `code` \\` <b>",
+    "a \\| b | <b>",
+    "| a |\n| --- |\n| b |",
+    "<!-- hidden",
+    "\u2028# Heading",
+    "javascript:alert(1)",
+]
+
+
+def structure(text):
+    """Kinds of what a card shows but for text: headings, tables, images, links, HTML."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inner = [child for token in tokens for child in token.children or []]
+    found = collections.Counter(
+        token.type for token in tokens if token.type.startswith(("heading", "th", "td", "html"))
+    )
+    found += collections.Counter(child.type for child in inner if child.type in ("image", "link_open", "html_inline"))
+    return found, [token.tag for token in tokens if token.type == "heading_open"]
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_hostile_fields_stay_text(model, evil):
+    """The structure of the card is that of a card with harmless fields, and nothing in it is HTML or a picture."""
+
+    def write(word, limits):
+        given = {"dataset": word, "split": word, "metric": word}
+        details = {"license": word, "language": [word], "base_model": word, "datasets": [word], "command": word}
+        return card(model, [result(**given)], limits=limits, tags=[word], task="text-generation", **details)[1]
+
+    harmless, levels = structure(write("word", "word"))
+    found, found_levels = structure(write(evil, "word"))
+    assert (found, found_levels) == (harmless, levels)
+    found, found_levels = structure(write("word", f"Before.\n\n{evil}\n\nAfter."))
+    for kind in ("heading_open", "image", "html_inline", "html_block", "td_open"):
+        assert found[kind] == harmless[kind] + (1 if kind == "td_open" and evil.startswith("| a |") else 0), kind
+    assert found_levels == levels
+
+
+@pytest.mark.parametrize("name", ['owner/<img src="x">', "owner/a b", 'owner/x"); import os; ("', "owner/# x", "name"])
+def test_names_of_no_repository_are_refused(model, name):
+    with pytest.raises(ValueError, match=r"(?i)repo.?id"):
+        hub.model_card(model, name)
+
+
+def test_hostile_names_of_modules_and_classes_stay_code(model):
+    layers = {"h.`<img src=x>` | b": SPEC}
+    described = dataclasses.replace(describe(model), name="X` <img src=x> `Y", layers=layers)
+    text = render(described, "owner/name", CardDetails()).partition("\n---\n")[2]
+    assert structure(text) == structure(card(model)[1])
+
+
+def test_links_and_lists_of_the_author_stay(model):
+    limits = "See [the paper](https://arxiv.org/abs/2506.14095):\n\n- *not* for `a < b`\n- C# is fine"
+    assert structure(card(model, limits=limits)[1])[0]["link_open"] == structure(card(model)[1])[0]["link_open"] + 1
 
 
 def test_written_again_it_is_the_same(model):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from .. import mechanisms
 from ..mechanisms import Mechanism
-from . import merge
+from . import markdown, merge
 from .describe import FULL, Description, describe
 from .details import CardDetails, details_of
 from .results import Result
@@ -47,9 +48,21 @@ def model_card(
         Metadata and Markdown.
 
     Raises:
-        TypeError, ValueError: a model or details that cannot be described.
+        TypeError, ValueError: a model, name or details that cannot be described.
     """
+    check_repo_id(repo_id)
     return render(describe(model, example_inputs), repo_id, details_of(results, details), existing=existing)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no name of a repository.
+
+    Raises:
+        ValueError: shows it, and what was expected.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"repo_id={repo_id!r}; expected owner/name")
 
 
 def render(
@@ -77,7 +90,7 @@ def render(
         "results": [_row(result) for result in details.results],
         "notes": _notes(details),
         "curves": next((name for name in files if name.startswith("curves.")), None),
-        "limits": details.limits,
+        "limits": details.limits and markdown.prose(details.limits),
         "base_model": _names(data.base_model),
         "dataset_names": _names(data.datasets),
         "license": _names(data.license),
@@ -85,7 +98,8 @@ def render(
         "files": files,
         "versions": f"Python {platform.python_version()}, {_versions()}",
         "command": details.command and "\n".join(f"    {line}" for line in details.command.strip().splitlines()),
-        "cell": _cell,
+        "cell": markdown.cell,
+        "code": markdown.code,
     }
     path = next((path for path in TEMPLATES if path.exists()), TEMPLATES[0])
     card = ModelCard.from_template(data, template_path=str(path), **context)
@@ -150,10 +164,8 @@ def _row(result: Result) -> tuple[str, ...]:
     seeds = ", ".join(f"{seed}{' (no value)' if value is None else ''}" for seed, value in result.values.items())
     known = result.measured
     return (
-        f"`{result.attention}`" if result.sparse else f"`{result.attention}` (dense)",
-        result.dataset,
-        result.split,
-        result.metric,
+        markdown.code(result.attention) + ("" if result.sparse else " (dense)"),
+        *map(markdown.cell, (result.dataset, result.split, result.metric)),
         f"{result.mean:.4g}" if known else "none",
         "one value" if len(known) == 1 else f"{result.deviation:.2g}" if known else "none",
         f"{min(known):.4g} to {max(known):.4g}" if known else "none",
@@ -181,8 +193,5 @@ def _versions() -> str:
 
 
 def _names(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value or ""
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    """Names on one line; nothing for None."""
+    return ", ".join(map(markdown.inline, value if isinstance(value, list | tuple) else [value] if value else []))

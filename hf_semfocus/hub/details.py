@@ -23,7 +23,7 @@ class CardDetails:
         tags: more tags.
         task: the Hub's name of the task, such as ``"text-generation"``; by default what the model's class tells.
         command: the command that made it.
-        limits: what one should know before using it, in Markdown.
+        limits: what one should know before using it, in Markdown; HTML, images, headings and code blocks become text.
 
     Raises:
         ValueError: a field is not what it has to be.

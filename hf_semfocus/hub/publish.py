@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from . import adapters, card, merge, staging
@@ -79,9 +78,7 @@ def push_to_hub(
         ValueError: something given cannot be published; nothing was.
         HubError: the Hub or the disk refused; the message says what was tried, and never holds the token.
     """
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"repo_id={repo_id!r}; expected owner/name")
+    card.check_repo_id(repo_id)
     about = details_of(results, details)
     description = describe(model, example_inputs)
     if description.adapter and about.base_model is None:
