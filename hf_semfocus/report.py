@@ -6,15 +6,13 @@ It works on any folder with results, so a recipe ends with ``print(report.publis
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import plots
+from . import machine, plots
 
 PACKAGES = ("hf_semfocus", "torch", "transformers", "accelerate", "datasets")
 Result = dict[str, Any]
@@ -130,8 +128,7 @@ def publish(
 
 def write(folder: Path, title: str, paragraphs: Sequence[str], config: Result, hardware: str) -> None:
     """Write ``report.md``: the paragraphs, and then what was run on what."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES if _installed(name))
-    ran = f"Ran on {hardware}; Python {platform.python_version()}, {versions}."
+    ran = f"Ran on {hardware}; {machine.software(PACKAGES)}."
     options = "\n".join(f"    {name}: {value}" for name, value in config.items())
     text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
@@ -152,11 +149,3 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
 
     low, middle, high = quartiles(values)
     return show(middle) if len(values) == 1 else f"{show(middle)} [{show(low)}, {show(high)}]"
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except ModuleNotFoundError:
-        return False
-    return True

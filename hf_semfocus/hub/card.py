@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from .. import mechanisms
+from ..machine import software
 from ..mechanisms import Mechanism
 from . import markdown, merge
 from .describe import FULL, Description, describe
@@ -96,7 +95,7 @@ def render(
         "license": _names(data.license),
         "language": _names(data.language),
         "files": files,
-        "versions": f"Python {platform.python_version()}, {_versions()}",
+        "versions": software(PACKAGES),
         "command": details.command and "\n".join(f"    {line}" for line in details.command.strip().splitlines()),
         "cell": markdown.cell,
         "code": markdown.code,
@@ -180,16 +179,6 @@ def _notes(details: CardDetails) -> list[str]:
     if details.seed is None:
         return [*notes, "Which seed the published weights come from is not given."]
     return [*notes, f"The published weights are those of seed {details.seed}."]
-
-
-def _versions() -> str:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 def _names(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
+from ..machine import cores
 from .options import TrainingOptions
 from .sharding import shard_on_cpu
 
@@ -51,7 +52,7 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
     shard_on_cpu(accelerator)
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(cpu_threads or max(1, min(_cores() // local, MOST_THREADS)))
+        torch.set_num_threads(cpu_threads or max(1, min(cores() // local, MOST_THREADS)))
     return accelerator
 
 
@@ -62,7 +63,3 @@ def start_tracking(accelerator: Accelerator, options: TrainingOptions, config: d
         accelerator.project_configuration.logging_dir = options.output_dir
         name = "trackers" if options.report_to == "tensorboard" else Path(options.output_dir).name
         accelerator.init_trackers(name, config=plain)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
