@@ -83,7 +83,11 @@ def test_weights_and_output_types():
 @pytest.mark.parametrize(
     ("mechanism", "params", "message"),
     [
-        ("topk", {}, r"unknown mechanism 'topk'; expected one of banded_sparse, .*topk_sparse"),
+        (
+            "topk",
+            {},
+            r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of banded_sparse, ",
+        ),
         ("topk_sparse", {"k": 0}, r"topk_sparse: k=0 is not allowed; expected an integer of at least 1"),
         ("topk_sparse", {"k": -3}, "k=-3"),
         ("topk_sparse", {"k": 2.0}, "k=2.0"),

@@ -64,7 +64,7 @@ def test_names(options, names):
     [
         ({"swap_k": [4]}, r"swap_k=\[4\] is for a swap; expected attentions as swap with it"),
         ({"swap_only": True}, "swap_only=True is for a swap"),
-        ({"swap": ["topk"]}, "unknown mechanism 'topk'; expected one of"),
+        ({"swap": ["topk"]}, r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of"),
         ({"swap": ["sdpa"]}, "unknown mechanism 'sdpa'"),
         ({"swap": ["topk_sparse:m=1"]}, "topk_sparse has no parameter 'm'"),
         ({"swap": ["topk_sparse"], "swap_k": [0]}, "swap_k=0; expected an integer of at least 1"),

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from ..mechanisms import names
 from ..shown import shown
+from ..suggest import did_you_mean
 from . import adapters, configs
 from .attention import register
 from .entry import has_ours
@@ -67,9 +68,12 @@ def _get_correct(
     except ValueError as error:
         if "is not supported. The only possible arguments are" not in str(error):
             raise
-        brief = str(error).replace(f'"{requested_attention}"', shown(requested_attention))
+        theirs = ["eager", *(name for name in AttentionInterface().valid_keys() if not is_ours(name))]
+        near = did_you_mean(str(requested_attention).partition(":")[0], [*names(), *theirs])
         raise ValueError(
-            f"{brief} hf_semfocus adds {', '.join(names())}, each also with parameters as NAME:param=value,..."
+            f"attn_implementation={shown(requested_attention)} is not supported{near}; hf_semfocus adds "
+            f"{', '.join(names())}, each also with parameters as NAME:param=value,...; Transformers has "
+            f"{', '.join(theirs)}"
         ) from None
     if requested_attention is None:
         setattr(self, adapters.UNASKED, name)

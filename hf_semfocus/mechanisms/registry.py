@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..shown import shown
+from ..suggest import did_you_mean
 from .base import Mechanism, fields, parameters
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
@@ -103,7 +104,8 @@ def get(name: str) -> type[Mechanism]:
         ValueError: no mechanism has that name.
     """
     if name not in _REGISTRY:
-        raise ValueError(f"unknown mechanism {shown(name)}; expected one of {', '.join(names())}")
+        near = did_you_mean(name, names())
+        raise ValueError(f"unknown mechanism {shown(name)}{near}; expected one of {', '.join(names())}")
     return _REGISTRY[name]
 
 
@@ -136,7 +138,7 @@ def build(spec: str, **params: Any) -> Mechanism:
     for key in params:
         if key not in parameters(cls):
             owners = [other for other in names() if key in parameters(_REGISTRY[other])]
-            hint = f" ({shown(key)} belongs to {', '.join(owners)})" if owners else ""
+            hint = f" ({shown(key)} belongs to {', '.join(owners)})" if owners else did_you_mean(key, parameters(cls))
             raise ValueError(
                 f"{name} has no parameter {shown(key)}{hint}; expected some of {', '.join(parameters(cls))}"
             )

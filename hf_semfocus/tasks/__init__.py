@@ -16,6 +16,7 @@ import os
 import pkgutil
 from typing import TYPE_CHECKING
 
+from ..suggest import did_you_mean
 from .base import REGISTRY, Task, register
 from .cache import cached
 
@@ -40,7 +41,7 @@ def names() -> list[str]:
 def get(name: str) -> Task:
     """The task of that name; ValueError with the choices if there is none."""
     if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"unknown task {name!r}, expected one of {names()}")
+        raise ValueError(f"unknown task {name!r}{did_you_mean(name, names())}, expected one of {names()}")
     return REGISTRY[name]
 
 
