@@ -351,8 +351,11 @@ def test_kill_minus_nine_and_resume(tmp_path, make):
     ("args", "message"),
     [
         (["--task", "chess"], "task='chess'; expected one of sequence, token, clm"),
-        (["--model", "bert"], "model='bert' would have random weights; expected a checkpoint"),
-        (["--model", "/nowhere"], "model='/nowhere': expected a folder or a Hub name with a model"),
+        (
+            ["--model", "bert"],
+            "model='bert' would have random weights; expected .* google-bert/bert-base-uncased",
+        ),
+        (["--model", "/nowhere"], "model='/nowhere'; expected a folder or a name on the Hub, with a model: "),
         (["--dataset", "/nowhere"], "dataset='/nowhere': no such file or folder"),
         (["--label_column", "stars"], "has no column 'stars'; expected label_column to be one of"),
         (["--text_columns", "body"], "has no column 'body'; expected text_columns to be of"),

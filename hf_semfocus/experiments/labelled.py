@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -40,6 +41,8 @@ DEFAULTS = {
     "best_by": "accuracy",
 }
 """Of any fine-tuning of all weights."""
+ON_THE_HUB = {"gpt2": "openai-community/gpt2", "bert": "google-bert/bert-base-uncased"}
+"""What those may be looking for who name a preset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +146,10 @@ def checkpoint(model: str) -> PreTrainedConfig:
         ValueError: there is none.
     """
     if model in PRESETS:
-        raise ValueError(
-            f"model={model!r} would have random weights; expected a checkpoint: a folder, or a Hub name as owner/name"
-        )
-    return checkpoint_config(model)
+        place = f"./{model}" if Path(model).is_dir() else ON_THE_HUB.get(model)
+        such = f" such as {place}" if place else ""
+        raise ValueError(f"model={model!r} would have random weights; expected a folder or a name on the Hub{such}")
+    return checkpoint_config(model, presets=())
 
 
 @contextmanager

@@ -6,8 +6,7 @@ the name of the attention comes last.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import transformers
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from ..hf.settings import is_ours, resolve
+from ..suggest import did_you_mean
 from .semfocus_encoder import SemFocusEncoderConfig
 
 KINDS = {
@@ -166,21 +166,25 @@ def build_classifier(model: str, attention: str, sizes: Sizes) -> PreTrainedMode
     return build_model("classification", model, attention, sizes)
 
 
-def checkpoint_config(model: str) -> PreTrainedConfig:
-    """The configuration of a checkpoint in a folder or on the Hub.
+def checkpoint_config(model: str, presets: Sequence[str] = tuple(PRESETS)) -> PreTrainedConfig:
+    """The configuration of a checkpoint in a folder or on the Hub, where some names have no owner.
+
+    Args:
+        model: folder or name.
+        presets: names that would have done, too, for the error.
 
     Raises:
         ValueError: there is none.
     """
-    if model in PRESETS or ("/" not in model and not os.path.isdir(model)):
-        raise ValueError(
-            f"model={model!r}; expected one of {', '.join(PRESETS)}, a folder, or a Hub name as owner/name"
-        )
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        choices = f"one of {', '.join(presets)}, " if presets else ""
         reason = " ".join(str(error).split())
-        raise ValueError(f"model={model!r}: expected a folder or a Hub name with a model: {reason}") from error
+        raise ValueError(
+            f"model={model!r}{did_you_mean(model, presets)}; expected {choices}a folder or a name on the Hub, with a "
+            f"model: {reason}"
+        ) from error
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
