@@ -68,7 +68,7 @@ def compare(
     for seed in seeds:
         train_rows, eval_rows = first_rows if seed == seeds[0] else _rows(accelerator, experiment, seed)
         for attention in attentions:
-            run = output.run(attention, seed)
+            run = output.run(attention, seed, len(results) + 1, len(seeds) * len(attentions))
             set_seed(seed)
             model = experiment.build(FocusSchedule.parse(attention).names[0])
             result = train(
@@ -84,7 +84,7 @@ def compare(
                 experiment.tokenizer,
             )
             results.append(result)
-            accelerator.print(f"{run.name}: {result['status']}")
+            accelerator.print(f"{run.name}: {result['status']}", flush=True)
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))

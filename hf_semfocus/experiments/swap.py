@@ -11,7 +11,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from .. import plots, report
 from ..hf import configure
@@ -19,6 +18,7 @@ from ..hf.settings import is_ours
 from ..mechanisms import Mechanism, build, parameters, parse
 from ..mechanisms import get as mechanism_of
 from ..training import ComparisonOptions, MetricsLog, OutputFolder, TrainingOptions, check_at_least, evaluate, option
+from ..training.display import watched
 from ..training.log import read
 from .base import Experiment
 from .compare import hardware_of
@@ -168,7 +168,7 @@ def evaluate_under(
     for run, load in models.items():
         log.rewind(run, sum(key[0] == run for key in found))  # drops a line that was not finished
         model = None
-        for name in tqdm(names, desc=f"swap of {run}", disable=None if accelerator.is_main_process else True):
+        for name in watched(names, f"swap of {run}", accelerator.is_main_process):
             if (run, name) not in found:
                 if model is None:
                     accelerator.free_memory()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,26 +11,47 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..disk import no_space
+from .signals import LAUNCHED, exit_status, is_alone
 
 OURS = Path(__file__).parents[1]
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(resumes: bool = False) -> Iterator[None]:
     """End the process with status 2 and the error's message, where this package refused something.
 
     An error that comes from elsewhere, such as PyTorch, may be nobody's mistake, and passes through, unless it says
-    that the disk is full.
+    that the disk is full. Ctrl-C ends the process with status 130.
+
+    Args:
+        resumes: whether what was interrupted goes on with ``--resume``.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        hint = "; --resume goes on from the last checkpoint, if there is one" if resumes else ""
+        say(f"interrupted by Ctrl-C{hint}")
+        raise SystemExit(exit_status(signal.SIGINT)) from None
     except Exception as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        ours = raised_in.is_relative_to(OURS) or raised_in.parent.name == "recipes"
+        ours = raised_in.is_relative_to(OURS)
         message = str(error)
         if no_space(error) and not (ours and isinstance(error, ValueError | RuntimeError)):
             message = f"no space left on the disk ({error}); free some, and --resume goes on from the last checkpoint"
         elif not (ours and isinstance(error, ValueError | OSError | RuntimeError)):
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+        say(f"error: {' '.join(message.split())}")
         raise SystemExit(2) from None
+
+
+def program() -> str:
+    """How this process was started, for its messages: a script's name, or ``semfocus COMMAND``."""
+    return Path(sys.argv[0]).name
+
+
+def say(message: str) -> None:
+    """Print one line on stderr, and under ``accelerate launch`` how to read what its launcher adds."""
+    print(f"{program()}: {message}", file=sys.stderr)
+    if LAUNCHED in os.environ:
+        cure = "; accelerate launch --quiet leaves it out" if is_alone() else ""
+        print(f"(a traceback after this line is the launcher's{cure})", file=sys.stderr)

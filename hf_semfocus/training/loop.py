@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Rows, epoch_order, iterate, steps_per_epoch
 from .checkpoint import Checkpoints, Progress
+from .display import RunDisplay
 from .evaluation import evaluate
 from .files import write_json
 from .log import MetricsLog
@@ -28,7 +28,7 @@ from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions
 from .schedules import FocusSchedule, learning_rate
 from .sharding import prepare_sharding, whole
-from .signals import EXIT_STATUS, sigterm_noted
+from .signals import NAMES, exit_status, first, stop_noted
 from .steps import (
     Objective,
     backward,
@@ -50,12 +50,14 @@ TRACKED = ("train_loss", "train_accuracy", "learning_rate")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its name in the records, its attention, its seed, and its folder."""
+    """One run: its name in the records, its attention, its seed, its folder, and which it is of how many."""
 
     name: str
     attention: str
     seed: int
     folder: Path
+    number: int = 1
+    of: int = 1
 
     def result(self) -> dict[str, Any] | None:
         """What ``train`` ended with; None if the run is not finished.
@@ -84,7 +86,8 @@ def train(
 ) -> dict[str, Any]:
     """Train one model to the end of its run, continuing from the checkpoints in its folder if there are any.
 
-    SIGTERM is answered after the running step: a checkpoint is written, and the process exits with status 143.
+    SIGTERM and Ctrl-C are answered after the running step: a checkpoint is written, and the process exits with status
+    143 or 130.
 
     Args:
         accelerator: of Accelerate; one for all runs.
@@ -126,12 +129,14 @@ def train(
     steps = total_steps(options, length)
     rate, focus = learning_rate(options, steps), FocusSchedule.parse(run.attention)
     who = {"run": run.name, "attention": run.attention, "seed": run.seed}
-    diverged = stop = False
-    bar = tqdm(
-        total=steps,
-        initial=progress.step,
-        desc=run.name,
-        disable=None if accelerator.is_main_process else True,
+    diverged, stop = False, None
+    display = RunDisplay(
+        f"run {run.number} of {run.of}, {run.name}",
+        steps,
+        length,
+        progress.step,
+        run.of - run.number,
+        accelerator.is_main_process,
     )
 
     def record(kind: str, **fields: Any) -> dict[str, Any]:
@@ -157,8 +162,7 @@ def train(
         log.sync()
         tracked = {name: last[name] for name in (*TRACKED, *held_out) if last[name] is not None}
         accelerator.log({f"{run.name}/{name}": value for name, value in tracked.items()}, step=progress.step)
-        shown = {"loss": last["train_loss"], "held_out": last["eval_loss"], "accuracy": last["eval_accuracy"]}
-        bar.set_postfix({name: f"{math.nan if value is None else value:.4f}" for name, value in shown.items()})
+        display.evaluated(last)
 
         if options.target_loss is not None:
             converged = last["eval_loss"] is not None and last["eval_loss"] <= options.target_loss
@@ -174,15 +178,16 @@ def train(
             save_model(accelerator, model, run.folder / "best", tokenizer)
         model.train()
 
-    def exit_if(stop: bool) -> None:
+    def exit_if(stop: int | None) -> None:
         if stop:
-            bar.close()
-            accelerator.print(f"{run.name}: stopped by SIGTERM at step {progress.step}; --resume goes on from there")
+            display.close()
+            by = f"stopped by {NAMES[stop]} at step {progress.step}"
+            accelerator.print(f"{run.name}: {by}; --resume goes on from there", flush=True)
             accelerator.wait_for_everyone()
             accelerator.end_training()
-            raise SystemExit(EXIT_STATUS)
+            raise SystemExit(exit_status(stop))
 
-    with sigterm_noted() as asked_to_stop, checkpoints.naming_the_last():
+    with stop_noted() as asked_to_stop, checkpoints.naming_the_last():
         while not is_over(progress, options, length):
             model.train()
             order = epoch_order(len(train_rows), run.seed, progress.epoch)
@@ -205,7 +210,8 @@ def train(
                 focus.apply(unwrapped, progress.step, steps)
                 loss, correct = backward(accelerator, model, batch, objective)
                 norm = whole(accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm))
-                loss, correct, norm, stop = sums(accelerator, loss, correct, norm, asked_to_stop())
+                loss, correct, norm, *came = sums(accelerator, loss, correct, norm, *asked_to_stop())
+                stop = first(came)
                 # A scaler deals with infinite gradients of float16 itself.
                 diverged = not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm))
                 if diverged:
@@ -221,10 +227,10 @@ def train(
                 progress.correct += correct
                 progress.units += batch.units
                 progress.tokens += batch.tokens
-                bar.update()
+                display.step()
                 if options.logging_steps and progress.step % options.logging_steps == 0:
                     record("step", epoch=progress.epoch + 1, train_loss=loss / batch.units, learning_rate=lr)
-                    bar.set_postfix(loss=f"{loss / batch.units:.4f}")
+                    display.loss(loss / batch.units)
                 if progress.position == length or progress.step == options.max_steps:
                     break  # and finish the epoch
                 if options.eval_steps and progress.step % options.eval_steps == 0:
@@ -245,12 +251,12 @@ def train(
             if progress.position == length or progress.step == options.max_steps:
                 progress.epoch += 1
                 assess("epoch", progress.epoch)
-                [stop] = sums(accelerator, asked_to_stop())  # it may have come during the evaluation
+                stop = first(sums(accelerator, *asked_to_stop()))  # it may have come during the evaluation
                 progress.begin_epoch()
                 checkpoints.save(accelerator, progress)
                 exit_if(stop)
 
-    bar.close()
+    display.close()
     log.sync()
     save_model(accelerator, model, run.folder / "last", tokenizer)
     status = "diverged" if diverged else "finished" if progress.reached is None else "converged"

@@ -61,10 +61,10 @@ class OutputFolder:
         accelerator.wait_for_everyone()
         self.log = MetricsLog(self.path / "metrics.jsonl", writes=accelerator.is_main_process)
 
-    def run(self, attention: str, seed: int) -> Run:
-        """The run of an attention with a seed, in a folder of that name."""
+    def run(self, attention: str, seed: int, number: int = 1, of: int = 1) -> Run:
+        """The run of an attention with a seed, number so many of so many, in a folder of that name."""
         name = f"{attention}/{seed}"
-        return Run(name, attention, seed, self.path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name))
+        return Run(name, attention, seed, self.path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name), number, of)
 
     def _check(self, options: TrainingOptions) -> None:
         if self.path.exists() and not self.path.is_dir():
