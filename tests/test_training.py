@@ -407,7 +407,7 @@ def test_file_gives_defaults_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 7", "unknown option 'epoch'; expected some of output_dir, resume"),
+        ("epoch: 7", r"options.yaml: unknown option 'epoch'; did you mean --epochs\?"),
         ("epochs: [", "options.yaml' is no YAML: while parsing"),
         ("- epochs", "holds a list; expected option: value pairs"),
         ("batch_size: 0", "batch_size=0; expected an integer of at least 1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 BELOW_SDPA = "below sdpa"
@@ -68,6 +68,10 @@ class Case:
     def label(self) -> str:
         """The case in words."""
         return f"{self.shape} {self.mechanism}"
+
+    def under(self, mechanism: str) -> Case:
+        """The same problem under another mechanism, without goals."""
+        return replace(self, mechanism=mechanism, over_sdpa=None, over_eager=None, memory=None)
 
     @property
     def grouped(self) -> bool:

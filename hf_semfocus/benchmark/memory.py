@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import torch
 
+from ..mechanisms import get
 from ..training.memory import peak_megabytes, reset_peak
 from .cases import Case
 
@@ -57,6 +58,7 @@ def peak_in_own_process(
     """
     asked = {
         "case": asdict(case),
+        "registered_by": get(case.mechanism.partition(":")[0]).__module__,
         "contestant": contestant,
         "backend": backend,
         "device": device,

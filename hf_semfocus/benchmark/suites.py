@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..mechanisms import names
 from .cases import BELOW_SDPA, Case
 from .steps import MAIN_JOB, STEPS, ModelStep
 
@@ -19,9 +20,19 @@ class Suite:
     def select(self, cases: Sequence[str] = (), mechanisms: Sequence[str] = ()) -> Suite:
         """Keep what has any of ``cases`` in its label and any of ``mechanisms`` in its mechanism; none keeps all.
 
+        A mechanism that no case has, such as one of your own, is added to every shape, without goals.
+
         Raises:
             ValueError: nothing is left; the choices are named.
         """
+        new = [
+            mechanism
+            for mechanism in mechanisms
+            if mechanism.partition(":")[0] in names()
+            and not any(mechanism in each.mechanism for each in (*self.cases, *self.steps))
+        ]
+        shapes = {case.shape: case for case in self.cases}
+        added = tuple(case.under(mechanism) for mechanism in new for case in shapes.values())
 
         def kept(each: Case | ModelStep) -> bool:
             return all(
@@ -29,7 +40,7 @@ class Suite:
                 for wanted, text in ((cases, each.label), (mechanisms, each.mechanism))
             )
 
-        found = Suite(tuple(filter(kept, self.cases)), tuple(filter(kept, self.steps)))
+        found = Suite(tuple(filter(kept, self.cases + added)), tuple(filter(kept, self.steps)))
         if not (found.cases or found.steps):
             labels = "; ".join(each.label for each in (*self.cases, *self.steps))
             raise ValueError(

@@ -6,7 +6,7 @@ from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import Run, train
-from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, option, parse
+from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option, parse
 from .output import OutputFolder
 from .schedules import FocusSchedule
 from .setup import start
@@ -27,6 +27,7 @@ __all__ = [
     "check_unset",
     "classification",
     "evaluate",
+    "imports",
     "one_line_errors",
     "option",
     "parse",

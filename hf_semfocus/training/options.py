@@ -7,8 +7,10 @@ file (``--config``) gives defaults, and the command line wins.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +19,27 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
+from ..suggest import nearest
+from .translated import translated
 
-def option(default: Any, text: str) -> Any:
-    """Declare a dataclass field with its help text; a list becomes an option that takes several values."""
+
+def option(default: Any, text: str, *aliases: str) -> Any:
+    """Declare a dataclass field with its help text; a list becomes an option that takes several values.
+
+    Args:
+        default: of the field.
+        text: what is printed of it with ``--help``.
+        *aliases: what else it is called on the command line.
+    """
+    metadata = {"help": text.replace("%", "%%"), "aliases": list(aliases)}  # argparse formats help texts with %
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def imports() -> Any:
+    """Declare the field for modules that :func:`parse` imports before it looks at anything else."""
+    return option([], "modules, such as my_module, that register mechanisms or tasks of your own", "--import")
 
 
 @dataclass
@@ -108,6 +125,7 @@ class ComparisonOptions:
 
     attention: list[str] = option([], "names as NAME or NAME:param=value,..., or a schedule NAME@200>NAME@50%>NAME")  # noqa: RUF009
     seeds: list[int] = option([153476998], "seeds of the data and of the runs")  # noqa: RUF009
+    imports: list[str] = imports()  # noqa: RUF009
     cpu_threads: int | None = option(
         None, "threads per process on a CPU; its cores by default, at most 4; give 1 where others use them too"
     )
@@ -116,7 +134,7 @@ class ComparisonOptions:
         check_at_least("cpu_threads", self.cpu_threads, 1)
         for seed in self.seeds:
             check_at_least("seeds", seed, 0)
-        for name in ("attention", "seeds"):
+        for name in ("attention", "seeds", "imports"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}; expected every one once")
@@ -153,29 +171,40 @@ def check_at_least(name: str, value: int | None, least: int) -> None:
         raise ValueError(f"{name}={value!r}; expected an integer of at least {least}")
 
 
-def parse(*types: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(*types: type, args: Sequence[str] | None = None, about: str | None = None) -> tuple[Any, ...]:
     """Read dataclasses of options from the command line and from the file it names with ``--config``.
+
+    The modules that ``--import`` names are imported first, so that what they register can be an option's value.
 
     Args:
         *types: dataclasses whose fields are the options.
         args: arguments to read; those of the process by default.
+        about: what is printed above the options with ``--help``.
 
     Raises:
-        ValueError: an unknown option, a key of the file that is no option (the choices are named), or a value
-            out of range.
+        ValueError: an unknown option (what was meant, or the choices, are named), a value out of range, or a module
+            that is not there.
     """
     args = list(sys.argv[1:] if args is None else args)
-    parser = _Parser(types, allow_abbrev=False)
+    parser = _Parser(
+        types,
+        allow_abbrev=False,
+        description=about,
+        usage="%(prog)s [--option value ...]",
+        formatter_class=_Formatter,
+    )
     parser.add_argument("--config", help="YAML file of options; the command line wins")
     path = parser.parse_known_args(args)[0].config
     names = [f.name for cls in types for f in dataclasses.fields(cls)]
     if path is not None:
         args = [*_as_arguments(Path(path), names), *args]
+    for module in getattr(parser.parse_known_args(args)[0], "imports", []):
+        _import(module)
     *options, _, unknown = parser.parse_args_into_dataclasses(
         args, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; expected some of {', '.join(names)}")
+        raise ValueError(_unknown(unknown[0], names))
     return tuple(options)
 
 
@@ -183,6 +212,45 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> None:
         """Refuse in one line what argparse would refuse with all options there are."""
         raise ValueError(message)
+
+
+class _Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of the description as they are."""
+
+
+def _unknown(given: str, names: Sequence[str]) -> str:
+    """What to answer to an option that there is not."""
+    name = given.lstrip("-").partition("=")[0].replace("-", "_")
+    if (here := translated(name, names)) is not None:
+        return f"unknown option {given!r}; {here}"
+    if (near := nearest(name, names)) is not None:
+        return f"unknown option {given!r}; did you mean --{near}? (--help lists all)"
+    return f"unknown option {given!r}; expected some of {', '.join(names)}"
+
+
+def _import(module: str) -> None:
+    """Import a module from the installed packages or the working directory.
+
+    Raises:
+        ValueError: there is none of that name; what goes wrong inside of it passes through.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a script's path is its own folder; last, so that nothing else is hidden
+    try:
+        importlib.import_module(module)
+    except (ModuleNotFoundError, TypeError) as error:
+        if getattr(error, "name", None) not in (None, *_packages(module)):
+            raise
+        raise ValueError(
+            f"import={module!r}: no such module; expected the name of a file {module.removesuffix('.py')}.py in "
+            f"{here}, without .py, or of an installed module"
+        ) from error
+
+
+def _packages(module: str) -> list[str]:
+    """A module's name and those of the packages around it."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
@@ -197,8 +265,8 @@ def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
         raise ValueError(f"{path} holds a {type(values).__name__}; expected option: value pairs")
     arguments = []
     for key, value in values.items():
-        if key not in names:
-            raise ValueError(f"{path}: unknown option {key!r}; expected some of {', '.join(names)}")
+        if key not in (*names, "import"):
+            raise ValueError(f"{path}: {_unknown(str(key), names)}")
         if value is not None and value != []:
             arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return arguments
