@@ -1,6 +1,6 @@
 """How tests run the recipes: in their own process, or as a command."""
 
-import importlib.util
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,22 +14,22 @@ CLOCKED = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
 
 
 def load(name):
-    """The recipe of that name as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The code of the recipe of that name."""
+    return importlib.import_module(f"hf_semfocus.cli.{name}")
 
 
 pretrain = load("pretrain")
 
 
+def bare():
+    """The environment of a process that finds this package."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
 def command(*args, launch=(), recipe="pretrain"):
     """What ``subprocess`` needs to start a recipe with ``accelerate launch``."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *launch]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return {"args": [*launcher, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, args)], "env": environment}
+    return {"args": [*launcher, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, args)], "env": bare()}
 
 
 def timeless(path):

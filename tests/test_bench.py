@@ -72,7 +72,9 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as output:
         printed = []
         patch.setattr(bench, "suite", lambda device, quick: Suite(cases, (MAIN_JOB,)))
-        output.setattr("builtins.print", lambda *lines, sep="\n": printed.append(sep.join(map(str, lines))))
+        output.setattr(
+            "builtins.print", lambda *lines, sep="\n", flush=False: printed.append(sep.join(map(str, lines)))
+        )
         args = ["--quick", "--threads", "1", "--repeats", "2", "--no_memory", "--output_dir", str(folder)]
         result = bench.main(args)
     return result, "\n".join(printed), folder

@@ -20,7 +20,6 @@ from hf_semfocus.training import loop as loop_module
 from hf_semfocus.training.batches import epoch_order
 from hf_semfocus.training.memory import peak_megabytes, reset_peak
 from hf_semfocus.training.schedules import learning_rate
-from hf_semfocus.training.signals import EXIT_STATUS
 
 LENGTH = 5  # steps of an epoch
 
@@ -251,7 +250,7 @@ def test_sigterm_saves_and_exits_after_the_step(tmp_path, monkeypatch, capsys, s
     monkeypatch.setattr(loop_module, "backward", terminated)
     with pytest.raises(SystemExit) as exit_info:
         start(tmp_path / "cut", **changes)
-    assert exit_info.value.code == EXIT_STATUS == 143
+    assert exit_info.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert f"stopped by SIGTERM at step {step}; --resume goes on from there" in capsys.readouterr().out
     assert [p.name for p in tmp_path.glob("cut/runs/*/checkpoint-*")] == [f"checkpoint-{step:08d}"]

@@ -42,9 +42,8 @@ from hf_semfocus.text import train_tokenizer
 from hf_semfocus.training import one_line_errors
 from hf_semfocus.training.files import locked
 from hf_semfocus.training.output import LOCK
-from hf_semfocus.training.signals import EXIT_STATUS
 
-load("finetune")
+TERMINATED = 128 + signal.SIGTERM
 SENTENCES = ["the cat sat on the mat", "a dog sat there and barked", "one two three four five", "words and more words"]
 SIZES = "--hidden_size 8 --intermediate_size 8 --num_layers 1 --num_heads 2 --dropout 0.2"
 SHARED = "--cpu_threads 1 --attention sdpa topk_sparse:k=3 --seeds 3 --epochs 2 --save_steps 3 --batch_size 5"
@@ -109,7 +108,7 @@ class Scene:
 
         monkeypatch.setattr(sys.modules["hf_semfocus.experiments.compare"], "train", take)
         with pytest.raises(Taken) as taken:
-            sys.modules[self.case.recipe].main([*self.args, "--output_dir", str(output)])
+            load(self.case.recipe).main([*self.args, "--output_dir", str(output)])
         return taken.value.args[0]
 
     def check(self, output, whole=None):
@@ -186,13 +185,13 @@ def test_terminated_again_and_again(scene, tmp_path):
         ([Strike(EVALUATION, 1, terminate)], 1),
     ):
         statuses, life = scene.resume(tmp_path, *faults)
-        assert statuses == [EXIT_STATUS], life.errors
+        assert statuses == [TERMINATED], life.errors
         [step] = re.findall(r"sdpa/3: stopped by SIGTERM at step (\d+); --resume goes on from there", life.printed)
         assert checkpoints(tmp_path)[-1] == int(step)
         assert len(timeless(tmp_path)) == records
     # during the last evaluation of a run: the next one must not start
     statuses, life = scene.resume(tmp_path, Strike(EVALUATION, 1, terminate))
-    assert statuses == [EXIT_STATUS], life.errors
+    assert statuses == [TERMINATED], life.errors
     assert "stopped by SIGTERM" in life.printed
     assert len(timeless(tmp_path)) == last
     # while nothing is computed, there is nothing to save
@@ -209,7 +208,7 @@ def test_two_processes_are_terminated(scene, tmp_path):
     # one process gets the signal, and both stop after the same step
     first = partial(on_rank, 1, Strike(BACKWARD, 5, terminate))
     statuses, life = scene.live(tmp_path / "cut", first, world=2)
-    assert statuses == [EXIT_STATUS] * 2, life.errors
+    assert statuses == [TERMINATED] * 2, life.errors
     assert life.printed.count("stopped by SIGTERM at step 5") == 1
     assert checkpoints(tmp_path / "cut") == [3, 5]
     assert scene.resume(tmp_path / "cut", world=2)[0] == [0, 0]
@@ -343,7 +342,10 @@ TEXTS = {
 }
 MISTAKES = [
     ("--task chess", "unknown task 'chess'"),
-    ("--model gpt5", "model='gpt5'; expected one of paper, gpt2, bert, llama, a folder"),
+    (
+        "--model gpt5",
+        "model='gpt5' (did you mean 'gpt2'?); expected one of paper, gpt2, bert, llama, a folder",
+    ),
     ("--attention topk", "topk_sparse"),
     ("--epochs many", "argument --epochs: invalid int value: 'many'"),
     ("--batch_size 0", "batch_size=0; expected an integer of at least 1"),
@@ -362,7 +364,7 @@ def refused(args, capfd, recipe="pretrain"):
     """What a user reads who starts the recipe like that; it must be one line."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended, one_line_errors():
-        sys.modules[recipe].main(args)
+        load(recipe).main(args)
     assert ended.value.code == 2
     lines = [line for line in capfd.readouterr().err.split("\n") if line and "\r" not in line]
     [line] = [line for line in lines if not line.startswith("Generating")]
@@ -445,5 +447,5 @@ def test_damaged_records_and_options_are_named(scene, tmp_path, capfd):
         damaged.write_bytes(content)
         assert message in refused([*args, "--resume"], capfd, scene.case.recipe)
         damaged.write_bytes(before)
-    sys.modules[scene.case.recipe].main([*args, "--resume"])
+    load(scene.case.recipe).main([*args, "--resume"])
     scene.check(output)

@@ -146,7 +146,10 @@ def test_configurations_are_named_for_their_tasks():
     ("args", "message"),
     [
         (["--task", "chess"], "unknown task 'chess'"),
-        (["--model", "gpt5"], "model='gpt5'; expected one of paper, gpt2, bert, llama, a folder"),
+        (
+            ["--model", "gpt5"],
+            r"model='gpt5' \(did you mean 'gpt2'\?\); expected one of paper, gpt2, bert, llama, a folder",
+        ),
         (["--attention", "topk"], "topk_sparse"),
         (["--attention", "sdpa", "topk_sparse:m=3"], "topk_sparse has no parameter 'm'"),
         (["--attention", "sdpa", "sdpa"], r"attention=\['sdpa', 'sdpa'\]; expected every one once"),

@@ -16,6 +16,7 @@ from .. import hub as hub_package
 from ..hf.settings import is_ours
 from ..hub.errors import find_token
 from ..training import FocusSchedule, OutputFolder, option
+from ..training.errors import program
 from .base import Experiment
 
 METRICS = {
@@ -49,7 +50,7 @@ class HubOptions:
                     validate_repo_id(value)
                 except ValueError as error:
                     raise ValueError(f"{name}={value!r}; expected owner/name: {error}") from error
-                if "/" not in value:
+                if "/" not in value and name == "hub_model_id":
                     raise ValueError(f"{name}={value!r}; expected owner/name")
         given = [name for name, value in vars(self).items() if value not in (None, False) and name != "push_to_hub"]
         if given and not self.push_to_hub:
@@ -125,9 +126,9 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
         metrics={r["run"]: r for r in results},
         curves=curves if curves.exists() else None,
         base_model=options.hub_base_model or _on_hub(experiment.base_model),
-        datasets=[] if _on_hub(experiment.dataset) is None else [experiment.dataset],
+        datasets=[experiment.dataset] if "/" in experiment.dataset and _on_hub(experiment.dataset) else [],
         license=options.hub_license,
-        command=f"accelerate launch {shlex.join([_script(), *map(_shown, sys.argv[1:])])}",
+        command=f"{_started()} {shlex.join(map(_shown, sys.argv[1:]))}",
         limits=limits,
         private=not options.hub_public,
         dry_run=target,
@@ -137,9 +138,12 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
     return f"published on the Hub: {published.repo_id}, revision {published.commit}"
 
 
-def _script() -> str:
+def _started() -> str:
+    """What started this process, in front of its options: ``semfocus COMMAND``, or a script by Accelerate."""
     parts = Path(sys.argv[0]).parts
-    return "/".join(parts[-2:]) if "recipes" in parts[-2:] else parts[-1]
+    if program().startswith("semfocus "):
+        return program()
+    return f"accelerate launch {shlex.quote('/'.join(parts[-2:]) if 'recipes' in parts[-2:] else parts[-1])}"
 
 
 def _shown(value: Any) -> Any:
@@ -156,7 +160,7 @@ def _shown(value: Any) -> Any:
 
 def _on_hub(name: str | None) -> str | None:
     """The name if it looks like one on the Hub, not a folder or file here."""
-    if name is None or "/" not in name or Path(name).exists():
+    if name is None or Path(name).exists():
         return None
     try:
         validate_repo_id(name)

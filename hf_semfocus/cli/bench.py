@@ -1,0 +1,124 @@
+"""Measure attention: is it right, how long does it take, and how much memory, beside PyTorch's own and others'.
+
+    semfocus bench --quick
+    semfocus bench
+    semfocus bench --device cuda
+    semfocus bench --cases 4096 --mechanisms topk_sparse banded_sparse --no_models
+    semfocus bench --table outputs/bench-cpu/bench.json
+
+Back ends that are wrong are not timed: the run then ends with status 1. What comes out is printed as tables, with one
+line of JSON at the end, and is in ``--output_dir``: ``bench.json``, ``bench.md``, ``bench.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..backends import BACKENDS
+from ..benchmark import IncorrectError, Plan, Suite, draw, markdown, remarks, run, suite, summary, tables
+from ..training import check_at_least, check_unset, imports, option, parse
+from ..training.display import watched
+from ..training.errors import program
+from ..training.files import UNFINISHED, write_json, write_text
+
+
+@dataclass
+class BenchOptions:
+    """What is measured, on what."""
+
+    quick: bool = option(False, "small sizes, under a minute")
+    device: Literal["cpu", "cuda"] = option("cpu", "where; a GPU has cases and goals of its own")
+    threads: int = option(2, "threads of PyTorch")
+    repeats: int = option(7, "repetitions of every measurement; the goals are for 7 or more")
+    backend: str = option("auto", "back end of ours; one that does not do a case leaves it out")
+    cases: list[str] = option([], "measure only what has one of these in its label, such as 4096 or decode")  # noqa: RUF009
+    mechanisms: list[str] = option([], "and one of these in its mechanism; one that no case has is added")  # noqa: RUF009
+    imports: list[str] = imports()  # noqa: RUF009
+    no_memory: bool = option(False, "leave out peak memory, which takes a process per case and contestant")
+    no_peers: bool = option(False, "leave out all but ours and sdpa; the dense ones take most of the time")
+    no_models: bool = option(False, "leave out training steps of whole models")
+    output_dir: str | None = option(None, "where to; outputs/bench-cpu or -cuda by default; files are replaced")
+    table: str | None = option(None, "only print the tables of this bench.json")
+    summary: str | None = option(None, "only print the README's table, made from this bench.json")
+
+    def __post_init__(self) -> None:
+        check_at_least("threads", self.threads, 1)
+        check_at_least("repeats", self.repeats, 1)
+        if self.backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend={self.backend!r}; expected one of auto, {', '.join(BACKENDS)}")
+        only = next((name for name in ("table", "summary") if getattr(self, name) is not None), None)
+        if only is not None:
+            check_unset(self, [name for name in vars(self) if name != only], f"with {only}={getattr(self, only)!r}")
+        elif self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device='cuda'; expected cpu, as PyTorch finds no GPU here")
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write and print; returns the results."""
+    [options] = parse(BenchOptions, args=args, about=__doc__)
+    if (saved := options.table or options.summary) is not None:
+        result = read(Path(saved))
+        print(tables(result) if options.table else summary(result))
+        return result
+    wanted = suite(options.device, options.quick).select(options.cases, options.mechanisms)
+    plan = Plan(
+        suite=Suite(wanted.cases) if options.no_models else wanted,
+        device=options.device,
+        threads=options.threads,
+        repeats=options.repeats,
+        backend=options.backend,
+        memory=not options.no_memory,
+        peers=not options.no_peers,
+    )
+    folder = Path(options.output_dir or f"outputs/bench-{options.device}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        result = run(plan, partial(write_json, folder / "bench.json"), watched)
+    except IncorrectError as error:
+        sys.exit(f"{program()}: wrong result: {error}")
+    except OSError as error:
+        raise ValueError(f"output_dir={str(folder)!r} cannot be written to: {error}") from error
+    publish(result, folder)
+    print(json.dumps(result))
+    return result
+
+
+def publish(result: dict[str, Any], folder: Path) -> None:
+    """Print the tables, and write them and the plot beside the JSON."""
+    plot = folder / "bench.png"
+    lines = remarks(result)
+    if result["scaling"]:
+        try:
+            unfinished = plot.with_suffix(f"{UNFINISHED}.png")
+            draw(result["scaling"], unfinished, result["environment"]["device"])
+            unfinished.replace(plot)
+        except ImportError as error:
+            lines.append(f"no {plot.name}: {error}")
+    else:
+        plot.unlink(missing_ok=True)  # of an earlier run
+        lines.append(f"no {plot.name}: no problem was measured at three lengths or more")
+    write_text(folder / "bench.md", markdown(result, plot.name if plot.exists() else None))
+    print(tables(result), *lines, f"written to {folder}", sep="\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The results that a run wrote.
+
+    Raises:
+        ValueError: there are none in that file.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is not the bench.json of a run: {error}") from error
+    if not isinstance(result, dict) or "cases" not in result:
+        raise ValueError(f"{str(path)!r} is not the bench.json of a run")
+    return result

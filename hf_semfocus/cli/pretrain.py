@@ -1,0 +1,110 @@
+"""Train models from scratch, the same but for their attention, and compare how fast they learn.
+
+    semfocus pretrain
+    semfocus pretrain --config options.yaml
+    semfocus pretrain --task parity --attention sdpa topk_sparse:k=5 --seeds 1 2 3
+    semfocus pretrain --task clm --model llama --dataset embedded
+
+For one seed, every attention gets the same examples, the same initial weights and the same batches. What comes
+out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, and the models under ``runs/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from ..experiments import HubOptions, Text, compare, language, synthetic
+from ..models import PRESETS, checkpoint_config
+from ..training import (
+    ComparisonOptions,
+    TrainingOptions,
+    check_at_least,
+    check_unset,
+    option,
+    parse,
+    start,
+)
+
+
+@dataclass
+class PretrainOptions:
+    """What to train on what; sizes are the paper's for its tasks, and those of a small language model for text."""
+
+    task: str = option("even_pairs", "clm or mlm (a language model on text), or the name of a synthetic task")
+    model: str | None = option(
+        None, "paper, gpt2, bert or llama (small, from scratch), or a checkpoint; the task's by default"
+    )
+    train_size: int | None = option(None, "training examples, or rows of text; the task's by default, or all")
+    eval_size: int | None = option(None, "held-out examples, or rows of text; 2000 by default, or all")
+    pad_as_tokens: bool = option(False, "let the model take padding for tokens, as the paper's code does")
+    hidden_size: int | None = option(None, "width of a token")
+    intermediate_size: int | None = option(None, "width of the MLP's hidden layer")
+    num_layers: int | None = option(None, "number of blocks; the task's by default")
+    num_heads: int | None = option(None, "number of attention heads")
+    activation: str | None = option(None, "activation of the MLP")
+    dropout: float | None = option(None, "probability of dropout")
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "eval_size", "num_layers"):
+            check_at_least(name, getattr(self, name), 1)
+
+
+@dataclass
+class TextOptions:
+    """Which text a language model learns."""
+
+    dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
+    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    text_column: str | None = option(None, "column that holds the text")
+    sample_by: Literal["document", "paragraph", "line"] = option("document", "what a document is in a .txt file")
+    streaming: bool = option(False, "read no more of the data set than train_size rows take")
+    validation_fraction: float = option(0.05, "share of the documents held out where there is no validation split")
+    tokenizer: str | None = option(None, "folder or Hub name; else the checkpoint's, or one is trained on the text")
+    vocab_size: int = option(4096, "tokens of a tokenizer that is trained")
+    tokenizer_documents: int | None = option(None, "documents that a tokenizer is trained on at most")
+    block_size: int = option(256, "tokens of a row")
+
+
+LANGUAGE = ("clm", "mlm")
+SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "activation", "dropout")
+OPTIONS = (PretrainOptions, TextOptions, ComparisonOptions, TrainingOptions, HubOptions)
+
+
+def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Train every attention with every seed, write the report, and return the results of the runs."""
+    options, text, comparison, training, hub = parse(*OPTIONS, args=args, about=__doc__)
+    check_applies(options, text)
+    accelerator = start(training, comparison.cpu_threads)
+    sizes = {name: getattr(options, name) for name in SIZES}
+    if options.task in LANGUAGE:
+        source = asdict(text)
+        source["config"] = source.pop("dataset_config")
+        source = Text(**source, train_size=options.train_size, eval_size=options.eval_size)
+        experiment = language(accelerator, options.task, source, options.model, sizes)
+    else:
+        experiment = synthetic(
+            options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
+        )
+    return compare(accelerator, experiment, training, comparison, hub, options, text)
+
+
+def check_applies(options: PretrainOptions, text: TextOptions) -> None:
+    """Refuse options that the task or the model has no use for.
+
+    Raises:
+        ValueError: names the option.
+    """
+    checkpoint = options.model is not None and options.model not in PRESETS
+    if checkpoint:
+        checkpoint_config(options.model)  # or it is no model at all
+        check_unset(options, SIZES, f"on a checkpoint, model={options.model!r}")
+    if options.task in LANGUAGE:
+        check_unset(options, ("pad_as_tokens",), f"on task={options.task!r}")
+    else:
+        check_unset(
+            text, [field.name for field in fields(text)], f"on task={options.task!r}, which makes its own data"
+        )
+    if checkpoint or text.tokenizer:
+        check_unset(text, ("vocab_size", "tokenizer_documents"), "on a tokenizer that is trained already")

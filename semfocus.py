@@ -1,0 +1,74 @@
+"""The command ``semfocus``: one word, and then the options of what it starts.
+
+It lies beside the package, whose import takes seconds, so that ``semfocus --help`` does not wait for it; the scripts
+in ``recipes/`` start the same code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "pretrain": "train models from scratch, the same but for their attention",
+    "finetune": "fine-tune a checkpoint, the same but for its attention",
+    "bench": "measure the attention of this package beside others'",
+    "env": "tell versions, machine and back ends: what to paste into an issue",
+}
+"""By name, as a module of ``hf_semfocus.cli``, what each does."""
+RESUMED = ("pretrain", "finetune")
+"""Commands that go on with --resume."""
+INTERRUPTED = 130
+"""Exit status of a process that Ctrl-C ended."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Start the command that the first argument names; those of the process by default.
+
+    Args:
+        args: a command and its options.
+    """
+    name, *rest = [*(sys.argv[1:] if args is None else args)] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name in COMMANDS:
+        sys.argv = [f"semfocus {name}", *rest]
+        start(name)
+    else:
+        print(f"semfocus: error: {name!r} is no command; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def start(name: str) -> None:
+    """Run a command with the options of the process; a mistake or an interruption ends it in one line."""
+    try:
+        from hf_semfocus.training import one_line_errors
+
+        command = import_module(f"hf_semfocus.cli.{name}")
+    except KeyboardInterrupt:  # while importing
+        sys.exit(INTERRUPTED)
+    with one_line_errors(resumes=name in RESUMED):
+        command.main()
+
+
+def usage() -> str:
+    """The commands, for who asks for help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: semfocus COMMAND [OPTIONS]",
+            "",
+            "Sparse attention for Transformers models, and experiments with it (hf_semfocus).",
+            "",
+            *lines,
+            "",
+            "semfocus COMMAND --help lists its options. On several processes, GPUs or machines:",
+            "accelerate launch -m semfocus COMMAND [OPTIONS]",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
