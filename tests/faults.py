@@ -74,6 +74,15 @@ def terminate(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def interrupt(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupt_twice(*args, **kwargs):
+    interrupt()
+    interrupt()
+
+
 def launched():
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 

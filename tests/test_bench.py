@@ -1,10 +1,12 @@
 """The benchmark: it refuses what is wrong, its arithmetic is right, and its tables are made of what it wrote."""
 
+import importlib
 import json
 import math
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -22,6 +24,7 @@ from hf_semfocus.benchmark.scaling import exponent, series
 from hf_semfocus.benchmark.steps import MAIN_JOB, STEPS, time_step
 from hf_semfocus.benchmark.suites import CPU, CUDA
 from hf_semfocus.benchmark.timing import measure
+from hf_semfocus.mechanisms import registry
 
 bench = load("bench")
 CPU_DEVICE = torch.device("cpu")
@@ -72,9 +75,7 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as output:
         printed = []
         patch.setattr(bench, "suite", lambda device, quick: Suite(cases, (MAIN_JOB,)))
-        output.setattr(
-            "builtins.print", lambda *lines, sep="\n", flush=False: printed.append(sep.join(map(str, lines)))
-        )
+        output.setattr("builtins.print", lambda *lines, sep="\n", **_: printed.append(sep.join(map(str, lines))))
         args = ["--quick", "--threads", "1", "--repeats", "2", "--no_memory", "--output_dir", str(folder)]
         result = bench.main(args)
     return result, "\n".join(printed), folder
@@ -284,6 +285,39 @@ def test_bad_options_take_one_line():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bench.py: error: device='cuda'; expected cpu, as PyTorch finds no GPU here\n"
+
+
+def test_a_mechanism_that_no_case_has_is_added_to_the_shapes(tmp_path, monkeypatch):
+    whole = Suite((replace(TINY, over_sdpa=3.0, memory=5), replace(TINY, mechanism="topk_sparse:k=8")), (MAIN_JOB,))
+    found = whole.select(mechanisms=["bottomk_sparse:k=2"])
+    assert found == Suite((replace(TINY, mechanism="bottomk_sparse:k=2"),))
+    assert whole.select(mechanisms=["topk_sparse:k=8"]).cases == whole.cases[1:]
+    both = whole.select(["32"], ["k=8", "bottomk_sparse"])
+    assert [case.mechanism for case in both.cases] == ["topk_sparse:k=8", "bottomk_sparse"]
+
+
+def test_memory_of_a_mechanism_from_outside_is_measured_where_it_is_registered(tmp_path, monkeypatch):
+    source = """
+        from dataclasses import dataclass
+        from hf_semfocus.mechanisms import Mechanism, register
+
+        @register("outside_sparse")
+        @dataclass(frozen=True, kw_only=True)
+        class Outside(Mechanism):
+            def pattern(self, at):
+                return at.query == at.key
+    """
+    (tmp_path / "outside.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    importlib.import_module("outside")
+    try:
+        case = replace(TINY, mechanism="outside_sparse")
+        found = peak_in_own_process(case, OURS, backend="eager", device="cpu", threads=1)
+    finally:
+        registry._REGISTRY.pop("outside_sparse")
+        sys.modules.pop("outside")
+    assert found.keys() == {"megabytes", "results_megabytes"}, found
 
 
 def test_a_back_end_that_does_not_do_a_case_leaves_it_out(monkeypatch):

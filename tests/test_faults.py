@@ -23,6 +23,8 @@ from faults import (
     Strike,
     fill,
     halt,
+    interrupt,
+    interrupt_twice,
     kill,
     kill_while_writing,
     launched,
@@ -199,6 +201,41 @@ def test_terminated_again_and_again(scene, tmp_path):
     assert statuses == [-signal.SIGTERM], life.errors
     assert scene.resume(tmp_path)[0] == [0]
     scene.check(tmp_path)
+
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@CLM_IS_SLOW
+def test_interrupted_again_and_again(scene, tmp_path):
+    # like SIGTERM: the running step ends, also where the launcher ends with it
+    for faults in ([Strike(BACKWARD, 2, interrupt)], [launched, Strike(BACKWARD, 2, interrupt)]):
+        statuses, life = scene.resume(tmp_path, *faults)
+        assert (statuses, life.errors) == ([INTERRUPTED], [])
+        [step] = re.findall(r"sdpa/3: stopped by Ctrl-C at step (\d+); --resume goes on from there", life.printed)
+        assert checkpoints(tmp_path)[-1] == int(step)
+    before = checkpoints(tmp_path)
+    # a second one does not wait, and before a run and after it there is nothing to wait for
+    for moment in (
+        Strike(BACKWARD, 1, interrupt_twice),
+        Strike("hf_semfocus.experiments.compare:train", 1, interrupt),
+        Strike("hf_semfocus.training.loop:write_json", 1, interrupt),
+    ):
+        statuses, life = scene.resume(tmp_path, moment)
+        assert statuses == [INTERRUPTED]
+        hint = "interrupted by Ctrl-C; --resume goes on from the last checkpoint, if there is one"
+        assert life.errors == [f"pretrain.py: {hint}"]
+        assert checkpoints(tmp_path) == before or "write_json" in moment.where
+    assert scene.resume(tmp_path)[0] == [0]
+    scene.check(tmp_path)
+
+
+def test_two_processes_are_interrupted_twice_by_their_launcher(tmp_path, cache):
+    scene = Scene(CASES["classification"], tmp_path)
+    statuses, life = scene.live(tmp_path / "cut", Strike(BACKWARD, 5, interrupt_twice), world=2)
+    assert statuses == [INTERRUPTED] * 2, life.errors
+    assert life.printed.count("stopped by Ctrl-C at step 5") == 1
+    assert checkpoints(tmp_path / "cut")[-1] == 5
 
 
 @CLM_IS_SLOW

@@ -81,7 +81,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     folder = Path(options.output_dir or f"outputs/bench-{options.device}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        result = run(plan, partial(write_json, folder / "bench.json"), watched)
+        progress = partial(watched, file=sys.stderr)  # standard output is for the results
+        result = run(plan, partial(write_json, folder / "bench.json"), progress)
     except IncorrectError as error:
         sys.exit(f"{program()}: wrong result: {error}")
     except OSError as error:

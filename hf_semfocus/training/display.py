@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -18,28 +18,29 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def line(*parts: str) -> None:
+def line(*parts: str, file: TextIO | None = None) -> None:
     """Print parts of a line at once, as files and pipes would keep it for later."""
-    print(*parts, sep=", ", flush=True)
+    print(*parts, sep=", ", file=file, flush=True)
 
 
-def watched(items: Sequence[Item], what: str, show: bool = True) -> Iterator[Item]:
+def watched(items: Sequence[Item], what: str, show: bool = True, file: TextIO | None = None) -> Iterator[Item]:
     """Go through ``items`` with a bar, or with a line as each begins.
 
     Args:
         items: what to go through.
         what: a word for it.
         show: whether anything is shown; of several processes one does.
+        file: where the lines go; standard output by default.
     """
     if show and not on_terminal():
-        return _told(items, what)
+        return _told(items, what, file)
     return iter(tqdm(items, desc=what, disable=None if show else True))
 
 
-def _told(items: Iterable[Item], what: str) -> Iterator[Item]:
+def _told(items: Iterable[Item], what: str, file: TextIO | None) -> Iterator[Item]:
     items = list(items)
     for number, item in enumerate(items, start=1):
-        line(what, f"{number} of {len(items)}", *([item] if isinstance(item, str) else []))
+        line(what, f"{number} of {len(items)}", *([item] if isinstance(item, str) else []), file=file)
         yield item
 
 
