@@ -8,13 +8,25 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from recipe import ROOT, load
 
 import hf_semfocus
-from hf_semfocus.benchmark import IncorrectError, Plan, Suite, contestants, markdown, remarks, run, suite, tables
+from hf_semfocus.benchmark import (
+    IncorrectError,
+    Plan,
+    Suite,
+    contestants,
+    markdown,
+    probe,
+    remarks,
+    run,
+    suite,
+    tables,
+)
 from hf_semfocus.benchmark.cases import BELOW_SDPA, Case
 from hf_semfocus.benchmark.contestants import EAGER, OURS, SDPA, XTRANSFORMERS
 from hf_semfocus.benchmark.correct import SMALL, check, separated
@@ -309,14 +321,19 @@ def test_memory_of_a_mechanism_from_outside_is_measured_where_it_is_registered(t
     """
     (tmp_path / "outside.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    case = replace(TINY, mechanism="outside_sparse")
+
+    def in_a_process_that_knows_it_not_yet(command, **options):
+        del registry._REGISTRY["outside_sparse"], sys.modules["outside"]
+        found = probe.main(json.loads(command[-1]))
+        return SimpleNamespace(returncode=0, stdout=json.dumps(found))
+
+    monkeypatch.setattr(subprocess, "run", in_a_process_that_knows_it_not_yet)
     importlib.import_module("outside")
     try:
-        case = replace(TINY, mechanism="outside_sparse")
         found = peak_in_own_process(case, OURS, backend="eager", device="cpu", threads=1)
     finally:
-        registry._REGISTRY.pop("outside_sparse")
-        sys.modules.pop("outside")
+        del registry._REGISTRY["outside_sparse"], sys.modules["outside"]
     assert found.keys() == {"megabytes", "results_megabytes"}, found
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import semfocus
 from hf_semfocus import mechanisms, tasks
 from hf_semfocus.benchmark import summary
 
@@ -21,11 +23,12 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
 SMALL = {
-    "pretrain.py": "--train_size 50 --eval_size 20 --epochs 1 --num_layers 1 --hidden_size 8 --intermediate_size 8 "
+    "pretrain": "--train_size 50 --eval_size 20 --epochs 1 --num_layers 1 --hidden_size 8 --intermediate_size 8 "
     "--cpu_threads 1 --output_dir out",
-    "finetune.py": "--train_size 20 --eval_size 10 --epochs 1 --cpu_threads 1 --output_dir out",
+    "finetune": "--train_size 20 --eval_size 10 --epochs 1 --cpu_threads 1 --output_dir out",
+    "bench": "--threads 1 --repeats 1 --no_memory --no_models --no_peers --cases 25,1,40,64",
 }
-"""What makes a recipe's command small."""
+"""What makes a command small, by its name."""
 WRITTEN = {"report.md", "curves.png", "metrics.jsonl", "config.yaml"}
 
 
@@ -105,7 +108,7 @@ def place(tmp_path):
 def test_recipe_commands_run(command, place):
     """Each as it stands, after the installation, on a smaller model and fewer examples."""
     command = command.split(" && ")[-1]
-    [recipe] = re.findall(r"recipes/(\w+\.py)", command)
+    [recipe] = re.findall(r"recipes/(\w+)\.py", command)
     run = shlex.split(f"{command} {SMALL[recipe]}")
     assert run[0].startswith(".venv/bin/")
     run[0] = str(Path(sys.executable).parent / Path(run[0]).name)
@@ -113,6 +116,19 @@ def test_recipe_commands_run(command, place):
     done = subprocess.run(run, cwd=place, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path.name for path in (place / "out").iterdir()} >= WRITTEN
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "/semfocus" in line])
+def test_commands_of_the_package_run(command, tmp_path, monkeypatch, capsys):
+    """Each as it stands but for its size, in a folder without a checkout."""
+    script, name, *options = shlex.split(command)
+    assert script == ".venv/bin/semfocus"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit) if options == ["--help"] else nullcontext() as ended:
+        semfocus.main([name, *options, *shlex.split(SMALL.get(name, ""))])
+    assert ended is None or ended.value.code == 0
+    assert capsys.readouterr().out.count("\n") > 5
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "recipes/prepare" in line])
