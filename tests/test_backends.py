@@ -261,3 +261,16 @@ def test_what_ran_is_told():
         model(torch.randint(3, VOCABULARY, (1, 20)))
     sparse_attention(*torch.randn(3, 1, 1, 9, 4), "banded_sparse", backend="chunked")
     assert observe.ran() == "banded_sparse by chunked; topk_sparse by eager, gather"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_lists_of_many_keys_are_not_gathered(causal):
+    q, k, v = torch.randn(3, 1, 1, 1500, 4, dtype=torch.float64)
+    for few, many in (
+        ("banded_sparse:window=9", "banded_sparse:window=99999"),
+        ("topk_sparse:k=9", "topk_sparse:k=500"),
+    ):
+        assert explain(q, k, v, few, is_causal=causal).chosen == "gather"
+        told = explain(q, k, v, many, is_causal=causal)
+        assert (told.chosen, told.objections["gather"]) == ("chunked", [])
+        assert "a product costs less than gathering up to" in told.reason

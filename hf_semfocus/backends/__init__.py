@@ -15,7 +15,7 @@ from torch import Tensor
 from ..mechanisms import Mechanism
 from ..problem import Problem
 from ..shown import shown
-from . import chunked, eager, flex, gather, native, tracing, triton
+from . import chunked, eager, flex, gather, lists, native, tracing, triton
 
 BACKENDS: dict[str, ModuleType] = {
     "native": native,
@@ -32,6 +32,8 @@ KERNELS = ("native", "triton")
 
 # Up to this many scores the dense product costs less than lists, chunks and masks made in PyTorch.
 EAGER_SCORES = 1 << 21
+# Lists of more than one key in so many cost more to gather than the product with all of them.
+GATHER_SHARE = 16
 
 RAN: dict[str, set[str]] = {}
 """Back ends that have computed each mechanism in this process, for reports; compiled graphs leave no trace here."""
@@ -117,12 +119,17 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
     batch, heads, queries, keys = problem.shape
     if found := tracing.objections(problem):
         return "eager", f"the formula, since {found[0]}"
+    reason = "the first in this order that can"
     small = batch * heads * queries * keys <= EAGER_SCORES
     for name, module in BACKENDS.items():
         if small and name not in KERNELS:
             break
-        if not module.objections(mechanism, problem, return_weights):
-            return name, "the first in this order that can"
+        if module.objections(mechanism, problem, return_weights):
+            continue
+        if name == "gather" and (longest := lists.longest(mechanism, problem)) * GATHER_SHARE > keys:
+            reason = f"a product costs less than gathering up to {longest} of {keys} keys a query"
+            continue
+        return name, reason
     return "eager", f"without kernels of our own, the cheapest up to {EAGER_SCORES} scores"
 
 

@@ -75,6 +75,16 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
     return index.masked_fill(~kept, -1).int()
 
 
+def longest(mechanism: Mechanism, problem: Problem) -> int:
+    """How many keys a list of ``mechanism`` can hold, however large its parameters are."""
+    keys = problem.shape[3]
+    if mechanism.selects:
+        return min(mechanism.k, keys)
+    at = first(problem)
+    at = at._replace(query=at.query + keys - 1, key=at.key + keys - 1, length=at.length + keys - 1)
+    return min(mechanism.reach(at).shape[-1], keys)
+
+
 def first(problem: Problem) -> Positions:
     """Positions of a problem of one query and one key, to ask a mechanism what it can do."""
     one = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=problem.query.device)
