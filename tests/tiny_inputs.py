@@ -128,7 +128,6 @@ def _pixels(model: PreTrainedModel, name: str) -> Iterator[Tensor]:
     yield torch.randn(BATCH, frames, channels, height, width)
     yield torch.randn(BATCH, 1, channels, height, width)
     yield torch.randn(BATCH, channels, 224, 224)
-    yield torch.randn(BATCH, channels, 512, 512)
 
 
 def _sounds(model: PreTrainedModel, name: str) -> Iterator[Tensor]:
@@ -138,7 +137,7 @@ def _sounds(model: PreTrainedModel, name: str) -> Iterator[Tensor]:
     frames = 2 * find(config, "max_source_positions", default=16)
     if name == "input_values":
         yield torch.randn(BATCH, 4000)
-        yield torch.randn(BATCH, 1, 4000)
+        yield torch.randn(BATCH, 1, 16000)
         yield torch.randn(BATCH, 12000)
         yield torch.randn(BATCH, find(config, "max_length", default=64), mels)
         yield torch.randn(BATCH, LENGTH, mels)

@@ -16,7 +16,7 @@ from tiny_inputs import inputs, with_images
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-MOST_PARAMETERS = 60_000_000
+MOST_PARAMETERS = 40_000_000
 
 
 class NotBuildableError(Exception):

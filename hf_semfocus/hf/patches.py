@@ -105,8 +105,8 @@ def _set(
         for config in held:
             rename(config, config._attn_implementation, asked.get(id(config), name))
         original(self, attn_implementation, *args, **kwargs)
-        for config in held:  # before 5.23 copies of the model's configuration keep their names
-            if id(config) not in asked and type(config) is type(self.config):
+        for config in held:  # Transformers does not reach the copies that layers hold, nor any before 5.23
+            if id(config) not in asked and any(map(is_ours, (name, config._attn_implementation))):
                 setattr(config, NAME, self.config._attn_implementation)
         hand_down(self.config)
         check(held)
