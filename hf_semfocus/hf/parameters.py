@@ -110,6 +110,8 @@ def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
     if (config := getattr(module, "config", None)) is None:
         return None
     speaker = getattr(module, SPEAKER, config)
+    if speaker is config:
+        return own(config)
     mine, theirs = own(config), own(speaker)
     name, saved = config.__dict__.get(NAME), speaker.__dict__.get(NAME)
     if mine is None and name == saved:
