@@ -6,15 +6,15 @@ It works on any folder with results, so a recipe ends with ``print(report.publis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import machine, plots
+from . import plots
+from .conclusion import conclusion
 
-PACKAGES = ("hf_semfocus", "torch", "transformers", "accelerate", "datasets")
 Result = dict[str, Any]
 
 
@@ -76,7 +76,6 @@ def publish(
     results: Sequence[Result],
     records: Sequence[Result],
     config: Result,
-    hardware: str,
     notes: Sequence[str] = (),
 ) -> str:
     """Write ``report.md`` and ``curves.png`` of a training.
@@ -87,7 +86,6 @@ def publish(
         results: what ``train`` returned for every run.
         records: lines of ``metrics.jsonl``.
         config: the options in force, ``target_accuracy`` and ``target_loss`` among them.
-        hardware: what it ran on, in words.
         notes: paragraphs to add.
 
     Returns:
@@ -122,13 +120,46 @@ def publish(
         if result["status"] == "diverged":
             text += [f"- {result['run']} diverged: see `metrics.jsonl`, kind `diverged`."]
     text += [missing or "![Curves of the training](curves.png)", *notes]
-    write(folder, title, text, config, hardware)
-    return "\n".join(filter(None, [results_table, missing, *notes, f"written to {folder}"]))
+    resumed = resumptions(results)
+    found = conclusion(results, config)
+    paragraphs = filter(None, [*text, resumed, "## Conclusion", found])
+    write(folder, title, paragraphs, config, places(results))
+    return "\n".join(filter(None, [results_table, missing, *notes, resumed, found, f"written to {folder}"]))
 
 
-def write(folder: Path, title: str, paragraphs: Sequence[str], config: Result, hardware: str) -> None:
-    """Write ``report.md``: the paragraphs, and then what was run on what."""
-    ran = f"Ran on {hardware}; {machine.software(PACKAGES)}."
+def resumptions(results: Sequence[Result]) -> str | None:
+    """Which runs went on from a checkpoint, in words; None if none did."""
+    found = [f"{result['run']} at step {session['step']}" for result in results for session in _sessions(result)[1:]]
+    if not found:
+        return None
+    return (
+        f"Resumed from a checkpoint: {', '.join(found)}. Losses and accuracies are those of an uninterrupted run. "
+        "Seconds go on from the checkpoint's, and the first step after it counts as those before it on average."
+    )
+
+
+def places(results: Sequence[Result]) -> str:
+    """What the runs ran on, in words, with the runs of each machine if there were several."""
+    parts: dict[str, list[str]] = {}
+    for result in results:
+        sessions = _sessions(result)
+        ends = [*(str(session["step"]) for session in sessions[1:]), "its end"]
+        for session, end in zip(sessions, ends, strict=True):
+            steps = f" (from step {session['step'] + 1} to {end})" if len(sessions) > 1 else ""
+            parts.setdefault(session["where"], []).append(result["run"] + steps)
+    if len(parts) == 1:
+        return f"Ran on {next(iter(parts))}."
+    listed = "\n".join(f"- {where}: {', '.join(runs)}" for where, runs in parts.items())
+    return f"Ran on {len(parts)} machines or settings, whose seconds, steps/s and MB do not compare:\n\n{listed}"
+
+
+def _sessions(result: Result) -> list[dict[str, Any]]:
+    """Where a run began and was resumed."""
+    return result.get("sessions") or [{"step": 0, "where": "a machine that was not recorded"}]
+
+
+def write(folder: Path, title: str, paragraphs: Iterable[str], config: Result, ran: str) -> None:
+    """Write ``report.md``: the paragraphs, what it ran on, in words, and the options."""
     options = "\n".join(f"    {name}: {value}" for name, value in config.items())
     text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")

@@ -117,7 +117,7 @@ class Scene:
         """The records and the weights of an output folder are those of the uninterrupted one, to the last bit."""
         whole = whole or self.whole
         assert timeless(output) == timeless(whole)
-        models = sorted(whole.glob("runs/*/*/*.safetensors"))
+        models = sorted(whole.glob("runs/*/[bl]*/*.safetensors"))  # the best and the last
         assert len(models) == 4
         for model in models:
             assert (output / model.relative_to(whole)).read_bytes() == model.read_bytes()
@@ -157,8 +157,15 @@ def in_use(lock):
 
 
 def checkpoints(output):
-    """Of the run that is not finished, the steps of its checkpoints."""
-    return [int(path.name.split("-")[1]) for path in sorted(output.glob("runs/*/checkpoint-????????"))]
+    """The checkpoints of the run that is not finished, oldest first."""
+    return sorted(
+        path for path in output.glob("runs/*/checkpoint-????????") if not (path.parent / "result.json").exists()
+    )
+
+
+def saved_steps(output):
+    """The steps of those checkpoints."""
+    return [int(path.name.split("-")[1]) for path in checkpoints(output)]
 
 
 def test_killed_again_and_again(scene, tmp_path):
@@ -189,7 +196,7 @@ def test_terminated_again_and_again(scene, tmp_path):
         statuses, life = scene.resume(tmp_path, *faults)
         assert statuses == [TERMINATED], life.errors
         [step] = re.findall(r"sdpa/3: stopped by SIGTERM at step (\d+); --resume goes on from there", life.printed)
-        assert checkpoints(tmp_path)[-1] == int(step)
+        assert saved_steps(tmp_path)[-1] == int(step)
         assert len(timeless(tmp_path)) == records
     # during the last evaluation of a run: the next one must not start
     statuses, life = scene.resume(tmp_path, Strike(EVALUATION, 1, terminate))
@@ -247,7 +254,7 @@ def test_two_processes_are_terminated(scene, tmp_path):
     statuses, life = scene.live(tmp_path / "cut", first, world=2)
     assert statuses == [TERMINATED] * 2, life.errors
     assert life.printed.count("stopped by SIGTERM at step 5") == 1
-    assert checkpoints(tmp_path / "cut") == [3, 5]
+    assert saved_steps(tmp_path / "cut") == [3, 5]
     assert scene.resume(tmp_path / "cut", world=2)[0] == [0, 0]
     scene.check(tmp_path / "cut", tmp_path / "whole")
 
@@ -287,13 +294,13 @@ def test_damaged_checkpoints_give_way_to_those_before(scene, tmp_path):
     assert scene.live(tmp_path, Strike(BACKWARD, 8, kill))[0] == [-signal.SIGKILL]
     damages = [(flip, "model.safetensors"), (truncate, "optimizer.bin"), (Path.unlink, "random_states_0.pkl")]
     for damage, name in [*damages, (flip, "progress.json")]:
-        before, newest = sorted(tmp_path.glob("runs/*/checkpoint-*"))
+        before, newest = checkpoints(tmp_path)
         damage(newest / name)
         statuses, life = scene.resume(tmp_path, Strike(BACKWARD, 5, kill))
         assert statuses == [-signal.SIGKILL]
         [line] = [line for line in life.errors if "Warning" in line]
         assert f"damaged checkpoint deleted, {newest}: {name}" in line
-        assert int(before.name[-8:]) < checkpoints(tmp_path)[-1]
+        assert int(before.name[-8:]) < saved_steps(tmp_path)[-1]
     assert scene.resume(tmp_path)[0] == [0]
     scene.check(tmp_path)
 
@@ -309,7 +316,7 @@ def test_a_full_disk_is_named_with_what_is_left(scene, tmp_path):
         statuses, life = scene.resume(tmp_path, moment)
         assert statuses == [2], life.errors
         [line] = life.errors
-        newest = max(tmp_path.glob("runs/*/checkpoint-????????"))
+        newest = checkpoints(tmp_path)[-1]
         assert "no space left on the disk (" in line
         assert line.endswith(f"; free some, and --resume goes on from {newest}")
     statuses, life = scene.resume(tmp_path, Strike("hf_semfocus.training.loop:write_json", 1, fill))

@@ -30,10 +30,12 @@ LAYERS = {
     "text": {"shown"},
     "metrics": set(),
     "plots": set(),
-    "report": {"machine", "plots"},
+    "conclusion": set(),
+    "report": {"conclusion", "plots"},
     "training": {"disk", "hf", "machine", "suggest"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
-    "experiments": {"hf", "hub", "mechanisms", "metrics", "models", "plots", "report", "tasks", "text", "training"},
+    "experiments": {"functional", "hf", "hub", "mechanisms", "metrics", "models", "plots", "report"}
+    | {"tasks", "text", "training"},
     "cli": {"__version__", "backends", "benchmark", "experiments", "functional", "machine", "models", "training"},
 }
 

@@ -185,6 +185,23 @@ def test_tensorboard_gets_every_epoch(tmp_path):
     assert seen == pytest.approx(expected)
 
 
+def test_kernels_are_compiled_before_a_run_counts_its_seconds(tmp_path, monkeypatch):
+    calls = []
+
+    def train(*args):
+        calls.append("train")
+        raise KeyboardInterrupt
+
+    module = sys.modules["hf_semfocus.experiments.compare"]
+    monkeypatch.setattr(module, "sparse_attention", lambda *args: calls.append("compile"))
+    monkeypatch.setattr(module, "train", train)
+    for attention, expected in (("sdpa", ["train"]), ("sdpa@2>topk_sparse:k=3", ["compile", "train"])):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main([*TINY, "--attention", attention, "--output_dir", str(tmp_path / attention)])
+        assert calls == expected
+
+
 # ---- report and curves
 
 
@@ -238,9 +255,7 @@ def test_nothing_to_draw_is_an_error(tmp_path):
 
 def test_report_of_runs_that_all_diverged(tmp_path):
     diverged = {"run": "a/0", "attention": "a", "seed": 0, "status": "diverged", "reached": None}
-    printed = report.publish(
-        tmp_path, "Title", [diverged], [{"kind": "diverged"}], {"target_accuracy": 0.95}, "1 x cpu"
-    )
+    printed = report.publish(tmp_path, "Title", [diverged], [{"kind": "diverged"}], {"target_accuracy": 0.95})
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# Title\n")
     assert "- a/0 diverged" in text

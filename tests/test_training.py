@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,16 +17,25 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_semfocus  # noqa: F401
 from hf_semfocus.models import Sizes, build_classifier
-from hf_semfocus.training import OutputFolder, SequenceRows, TrainingOptions, classification, parse, train
+from hf_semfocus.training import (
+    ComparisonOptions,
+    OutputFolder,
+    SequenceRows,
+    TrainingOptions,
+    classification,
+    parse,
+    train,
+)
 from hf_semfocus.training import checkpoint as checkpoint_module
 from hf_semfocus.training import files as files_module
+from hf_semfocus.training import loop as loop_module
 from hf_semfocus.training.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.training.log import MetricsLog, read
 
 ROWS, BATCH = 23, 5
 SIZES = Sizes(vocab_size=4, num_labels=2, pad_token_id=3, max_length=9, hidden_size=8, intermediate_size=8)
 SIZES = replace(SIZES, num_layers=1, dropout=0.1)
-TIMES = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
+TIMES = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "sessions")
 
 
 def rows(count=ROWS, seed=0, shortest=3, **options):
@@ -184,7 +194,7 @@ def test_max_steps_ends_a_run_within_an_epoch(tmp_path):
 def test_best_and_last_models_are_what_was_evaluated(tmp_path):
     result, records = start(tmp_path, epochs=6, learning_rate=0.5)
     folder = tmp_path / "runs" / "sdpa_7"
-    assert sorted(path.name for path in folder.iterdir()) == ["best", "last", "result.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "checkpoint-00000030", "last", "result.json"]
     data = rows(11, seed=1)
     scores = {}
     for name in ("best", "last"):
@@ -286,6 +296,95 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, monkeypatch, changes):
     assert (again, timeless(records)) == (result, timeless(expected))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"save_steps": 2, "optimizer": "adamw", "warmup_steps": 3},
+        {"target_accuracy": 0.4, "epochs_after_target": 9},  # reached at once, but the epochs after it are cut off
+    ],
+)
+def test_a_finished_run_goes_on_for_more_epochs_as_if_it_had_always_had_them(tmp_path, changes):
+    expected_result, expected = start(tmp_path / "whole", epochs=4, **changes)
+    start(tmp_path / "more", epochs=2, **changes)
+    start(tmp_path / "more", epochs=3, resume=True, **changes)
+    result, records = start(tmp_path / "more", epochs=4, resume=True, **changes)
+    assert timeless(records) == timeless(expected)
+    assert [session["step"] for session in result.pop("sessions")] == [0, 10, 15]
+    expected_result.pop("sessions")
+    assert timeless([result]) == timeless([expected_result])
+    for name in ("best", "last"):
+        weights = [tmp_path / run / "runs" / "sdpa_7" / name / "model.safetensors" for run in ("whole", "more")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_run_that_ended_by_itself_has_no_use_for_more_epochs(tmp_path):
+    changes = {"target_accuracy": 0.4, "epochs_after_target": 1}
+    result, records = start(tmp_path, epochs=3, **changes)
+    assert result["epoch"] == 2
+    assert not list(tmp_path.glob("runs/*/checkpoint-*"))
+    assert start(tmp_path, epochs=4, resume=True, **changes) == (result, records)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"epochs": 2},
+            "with epochs=2: its runs were to have 3, and some may have had more than 2; expected",
+        ),
+        ({"epochs": 4, "lr_scheduler": "cosine"}, "epochs=4 instead of 3: lr_scheduler='cosine' falls until the last"),
+        (
+            {"epochs": 4, "warmup_steps": 0.1},
+            r"warmup_steps=0\.1 is a share of all steps, so a run of 4 epochs",
+        ),
+    ],
+)
+def test_epochs_that_would_be_another_run_are_refused(tmp_path, changes, message):
+    start(tmp_path, **{**changes, "epochs": 3})
+    with pytest.raises(ValueError, match=message):
+        start(tmp_path, resume=True, **changes)
+
+
+def test_a_schedule_in_percent_cannot_get_more_epochs(tmp_path):
+    accelerator, wanted = Accelerator(), ComparisonOptions(attention=["sdpa@50%>eager"])
+    OutputFolder(accelerator, options(tmp_path, epochs=3), wanted)
+    with pytest.raises(ValueError, match="attention='sdpa@50%>eager' changes at a share of all steps"):
+        OutputFolder(accelerator, options(tmp_path, epochs=4, resume=True), wanted)
+
+
+def test_a_finished_run_without_its_checkpoint_cannot_go_on(tmp_path):
+    start(tmp_path, epochs=1)
+    [checkpoint] = tmp_path.glob("runs/*/checkpoint-*")
+    shutil.rmtree(checkpoint)
+    with pytest.raises(ValueError, match="has no checkpoint, so sdpa/7 cannot have more epochs; train it anew"):
+        start(tmp_path, epochs=2, resume=True)
+
+
+def test_seconds_do_not_jump_where_a_run_is_resumed(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    backward = loop_module.backward
+
+    def timed(*args):
+        clock.now += 2.0
+        return backward(*args)
+
+    def compiles(*args):
+        clock.now += 500.0
+        monkeypatch.setattr(loop_module, "backward", timed)
+        return timed(*args)
+
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(loop_module, "backward", timed)
+    interrupted(tmp_path, monkeypatch, step=10, logging_steps=1)
+    monkeypatch.setattr(loop_module, "backward", compiles)
+    result, records = start(tmp_path, resume=True, logging_steps=1)
+    steps = [record for record in records if record["kind"] == "step"]
+    assert [record["seconds"] for record in steps] == [2.0 * record["step"] for record in steps]
+    assert result["steps_per_second"] == 0.5
+    assert [session["step"] for session in result["sessions"]] == [0, 10]
+
+
 def interrupted(folder, monkeypatch, step, **changes):
     """Run until the checkpoint of ``step`` is written, then die."""
     save = checkpoint_module.Checkpoints.save
@@ -378,7 +477,7 @@ def test_output_folder_is_refused_unless_told(tmp_path):
     start(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="is not empty; add --resume or --overwrite_output_dir"):
         start(tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=r"other options \(epochs: 1 -> 2; batch_size: 5 -> 6\)"):
+    with pytest.raises(ValueError, match=r"other options \(batch_size: 5 -> 6\)"):
         start(tmp_path, resume=True, epochs=2, batch_size=6)
     (tmp_path / "notes.txt").write_text("mine")
     _, records = start(tmp_path, overwrite_output_dir=True, epochs=2)

@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from .. import report
+from ..functional import sparse_attention
 from ..hf import observe
+from ..hf.settings import is_ours
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, TrainingOptions, train
 from ..training.files import check_space
 from ..training.log import read
@@ -63,6 +65,9 @@ def compare(
     check_course(options, len(first_rows[0]), attentions)
     output = OutputFolder(accelerator, options, *others, comparison)
     start_tracking(accelerator, options, output.config)
+    names = [name for attention in attentions for name in FocusSchedule.parse(attention).names]
+    if accelerator.device.type == "cpu" and any(map(is_ours, names)):
+        sparse_attention(*torch.ones(3, 1, 1, 2, 16), "topk_sparse:k=1")  # compile now, not in a run's first step
 
     results = []
     for seed in seeds:
@@ -91,19 +96,13 @@ def compare(
     if computed := observe.ran():
         notes.append(f"Attention was computed by these back ends: {computed}.")
     if accelerator.is_main_process:
-        records, hardware = read(output.log.path), hardware_of(accelerator)
-        print(report.publish(output.path, experiment.name, results, records, output.config, hardware, notes))
+        records = read(output.log.path)
+        print(report.publish(output.path, experiment.name, results, records, output.config, notes))
         if hub.push_to_hub:
             print(publish(hub, experiment, output, results))
     accelerator.wait_for_everyone()  # or a process that ends early takes the others' connection with it
     accelerator.end_training()
     return results
-
-
-def hardware_of(accelerator: Accelerator) -> str:
-    """What a training runs on, in words."""
-    threads = f"{torch.get_num_threads()} CPU threads each"
-    return f"{accelerator.num_processes} x {accelerator.device.type}, {threads}"
 
 
 def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:
@@ -112,9 +111,9 @@ def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[
 
 
 def _bytes_needed(model: torch.nn.Module, options: TrainingOptions, runs: int) -> int:
-    """Bytes that the models (or adapters) of all runs and the checkpoints of one take at most."""
+    """Bytes that the models (or adapters) and the last checkpoints of all runs take, and two more of one, at most."""
     whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = whole + (2 * trained if options.optimizer == "adamw" else 0)
     saved = trained if hasattr(model, "peft_config") else whole
-    return 2 * runs * saved + 3 * checkpoint
+    return 2 * runs * saved + (runs + 2) * checkpoint

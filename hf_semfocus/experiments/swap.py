@@ -20,8 +20,8 @@ from ..mechanisms import get as mechanism_of
 from ..training import ComparisonOptions, MetricsLog, OutputFolder, TrainingOptions, check_at_least, evaluate, option
 from ..training.display import watched
 from ..training.log import read
+from ..training.setup import where
 from .base import Experiment
-from .compare import hardware_of
 
 DENSE = "sdpa"
 SIZES = ("k", "window", "block_size")
@@ -102,7 +102,8 @@ def swap_dense_run(
         if result["attention"] == DENSE and result["status"] != "diverged":
             folder = output.run(DENSE, result["seed"]).folder / "last"
             models = {result["run"]: lambda folder=folder: experiment.load(str(folder))}
-            points += evaluate_under(accelerator, experiment, swap.names, models, result["seed"], output, options)
+            seed, step = result["seed"], result["step"]
+            points += evaluate_under(accelerator, experiment, swap.names, models, seed, output, options, step)
     if not points:
         return f"No swap of attentions: every run with {DENSE} diverged."
     return _publish(accelerator, f"The models fine-tuned with {DENSE}, as they are", swap, points, output, results)
@@ -127,11 +128,11 @@ def swap_only(
     seed = comparison.seeds[0]
     text = swap_checkpoint(accelerator, experiment, swap, seed, output, options, [])
     accelerator.wait_for_everyone()
-    hardware = hardware_of(accelerator)
+    here = where(accelerator)
     points = read(output.path / "swap.jsonl")
     accelerator.end_training()
     if accelerator.is_main_process:
-        report.write(output.path, experiment.name, [text, *experiment.notes], output.config, hardware)
+        report.write(output.path, experiment.name, [text, *experiment.notes], output.config, f"Ran on {here}.")
         print(text, *experiment.notes, f"written to {output.path}", sep="\n")
     return points
 
@@ -144,6 +145,7 @@ def evaluate_under(
     seed: int,
     output: OutputFolder,
     options: TrainingOptions,
+    step: int | None = None,
 ) -> list[Point]:
     """Evaluate models on the held-out rows under every attention, but for points that ``swap.jsonl`` has already.
 
@@ -155,6 +157,7 @@ def evaluate_under(
         seed: of the rows.
         output: of the recipe.
         options: filled.
+        step: how far the models were trained; points of models that have been trained further are made anew.
 
     Returns:
         A point for every model and attention.
@@ -165,7 +168,10 @@ def evaluate_under(
     with accelerator.main_process_first():
         _, rows = experiment.rows(seed)
     points = []
+    stage = {} if step is None else {"step": step}
     for run, load in models.items():
+        if any(key[0] == run and point.get("step") != step for key, point in found.items()):
+            found = {key: point for key, point in found.items() if key[0] != run}
         log.rewind(run, sum(key[0] == run for key in found))  # drops a line that was not finished
         model = None
         for name in watched(names, f"swap of {run}", accelerator.is_main_process):
@@ -177,7 +183,7 @@ def evaluate_under(
                 held_out = evaluate(
                     accelerator, model, rows, options.eval_batch_size, experiment.objective, experiment.metrics
                 )
-                found[run, name] = log.append({"run": run, "attention": name, "seed": seed, **held_out})
+                found[run, name] = log.append({"run": run, "attention": name, "seed": seed, **stage, **held_out})
                 log.sync()
             points.append(found[run, name])
     return points

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Progress:
         reached: epoch, step and seconds at which the target was reached.
         best: best held-out score so far, higher is better.
         last: record of the last evaluation.
+        sessions: where the run began or was resumed, as the "step" it had, and "where" in words.
     """
 
     epoch: int = 0
@@ -58,6 +59,12 @@ class Progress:
     reached: dict[str, float] | None = None
     best: float | None = None
     last: dict[str, Any] | None = None
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin_session(self, where: str) -> None:
+        """Note where the run goes on; one that did not get further than this leaves no trace."""
+        done = [session for session in self.sessions if session["step"] < self.step]
+        self.sessions = [*done, {"step": self.step, "where": where}]
 
     def begin_epoch(self) -> None:
         """Clear what counts from the start of an epoch."""
@@ -162,9 +169,9 @@ class Checkpoints:
         """Folders of the checkpoints, oldest first; unfinished ones do not count."""
         return sorted(path for path in self.folder.glob(f"{PREFIX}*") if path.suffix != UNFINISHED)
 
-    def clear(self) -> None:
-        """Delete all checkpoints, unfinished ones too."""
-        for folder in self.folder.glob(f"{PREFIX}*"):
+    def clear(self, keep: bool = False) -> None:
+        """Delete all checkpoints, unfinished ones too, or all but the newest."""
+        for folder in set(self.folder.glob(f"{PREFIX}*")) - set(self.all()[-1:] if keep else ()):
             shutil.rmtree(folder)
 
 

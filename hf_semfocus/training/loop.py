@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from .log import MetricsLog
 from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions
 from .schedules import FocusSchedule, learning_rate
+from .setup import where
 from .sharding import prepare_sharding, whole
 from .signals import NAMES, exit_status, first, stop_noted
 from .steps import (
@@ -86,6 +88,8 @@ def train(
 ) -> dict[str, Any]:
     """Train one model to the end of its run, continuing from the checkpoints in its folder if there are any.
 
+    A run that ended because it had its epochs leaves its last checkpoint, from which it goes on if it is to have more.
+
     SIGTERM and Ctrl-C are answered after the running step: a checkpoint is written, and the process exits with status
     143 or 130.
 
@@ -104,15 +108,22 @@ def train(
 
     Returns:
         ``run``, ``attention``, ``seed``, ``last_attention`` (the one of the last step), ``status`` ("converged",
-        "finished" or "diverged"), ``reached`` (epoch, step and seconds at which the target was reached, or None), and
-        the fields of the last evaluation's record.
+        "finished" or "diverged"), ``reached`` (epoch, step and seconds at which the target was reached, or None),
+        ``sessions`` (see :class:`Progress`), and the fields of the last evaluation's record.
 
     Raises:
         ValueError: checkpoints that cannot be used, or options that are not filled.
     """
     options.check_filled()
+    length = steps_per_epoch(len(train_rows), options.batch_size)
     if (result := run.result()) is not None:
-        return result
+        if result["status"] == "diverged":
+            return result
+        ended = Progress(epoch=result["epoch"], step=result["step"], reached=result["reached"])
+        if is_over(ended, options, length):
+            return result
+        if not Checkpoints(run.folder).all():
+            raise ValueError(f"{run.folder} has no checkpoint, so {run.name} cannot have more epochs; train it anew")
     accelerator.free_memory()  # of the run before, whose state would be saved with this one's
     reset_peak(accelerator.device)
     make_ready(model, options)
@@ -124,12 +135,12 @@ def train(
     set_seed(run.seed, device_specific=True)
     checkpoints = Checkpoints(run.folder)
     progress = checkpoints.load(accelerator, run.seed) or Progress()
+    progress.begin_session(where(accelerator))
     log.rewind(run.name, progress.records)
-    length = steps_per_epoch(len(train_rows), options.batch_size)
     steps = total_steps(options, length)
     rate, focus = learning_rate(options, steps), FocusSchedule.parse(run.attention)
     who = {"run": run.name, "attention": run.attention, "seed": run.seed}
-    diverged, stop = False, None
+    diverged, stop, resumed = False, None, progress.step > 0
     display = RunDisplay(
         f"run {run.number} of {run.of}, {run.name}",
         steps,
@@ -220,7 +231,9 @@ def train(
                 optimizer.zero_grad()
 
                 now = time.perf_counter()
-                progress.seconds, clock = progress.seconds + now - clock, now
+                # the first step after a resumption loads and compiles what was there before
+                progress.seconds += progress.seconds / progress.step if resumed else now - clock
+                clock, resumed = now, False
                 progress.step += 1
                 progress.position += 1
                 progress.loss += loss
@@ -262,9 +275,10 @@ def train(
     status = "diverged" if diverged else "finished" if progress.reached is None else "converged"
     last_attention = focus.at(max(0, progress.step - 1), steps)
     result = {**who, "last_attention": last_attention, "status": status, "reached": progress.reached}
-    result |= progress.last or {}
+    result |= {**(progress.last or {}), "sessions": progress.sessions}
     if accelerator.is_main_process:
         write_json(run.folder / "result.json", result)
-        checkpoints.clear()
+        # more epochs would go on from the last
+        checkpoints.clear(keep=not diverged and not is_over(progress, replace(options, epochs=sys.maxsize), length))
     accelerator.wait_for_everyone()
     return result

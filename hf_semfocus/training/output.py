@@ -19,6 +19,7 @@ from .files import UNFINISHED, locked, write_text
 from .log import MetricsLog
 from .loop import Run
 from .options import TrainingOptions
+from .schedules import bound_to_length
 
 LOCK = ".lock"
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
@@ -38,7 +39,8 @@ class OutputFolder:
 
     Raises:
         ValueError: the folder is not empty and neither ``resume`` nor ``overwrite_output_dir`` is set, is not the
-            output of a training, is to be resumed with other options, or another process trains in it.
+            output of a training, is to be resumed with other options (more epochs are fine where the course does not
+            depend on their number), or another process trains in it.
     """
 
     def __init__(self, accelerator: Accelerator, options: TrainingOptions, *others: Any):
@@ -83,13 +85,30 @@ class OutputFolder:
             before = _options(text)
             if before is None:
                 raise ValueError(f"{self.path / 'config.yaml'} is damaged; expected the options of the training")
+            self._check_epochs(options, before.get("epochs"))
             changed = [
                 f"{name}: {before.get(name)!r} -> {self.config.get(name)!r}"
                 for name in {**before, **self.config}
-                if before.get(name) != self.config.get(name)
+                if before.get(name) != self.config.get(name) and name != "epochs"
             ]
             if changed:
                 raise ValueError(f"cannot resume {self.path} with other options ({'; '.join(changed)})")
+
+    def _check_epochs(self, options: TrainingOptions, before: int | None) -> None:
+        """Let a training go on for more epochs than it was to have, where that is what it would have done anyway."""
+        now = self.config.get("epochs")
+        if not isinstance(before, int) or not isinstance(now, int) or now == before:
+            return
+        if now < before:
+            raise ValueError(
+                f"cannot resume {self.path} with epochs={now}: its runs were to have {before}, and some may have had "
+                f"more than {now}; expected at least {before}"
+            )
+        if (reason := bound_to_length(options, self.config.get("attention", ()))) is not None:
+            raise ValueError(
+                f"cannot resume {self.path} with epochs={now} instead of {before}: {reason}, so a run of {now} epochs "
+                f"differs from its first step on; expected epochs={before}, or --overwrite_output_dir to train anew"
+            )
 
     def _empty(self) -> None:
         for name in OWN:

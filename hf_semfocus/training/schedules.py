@@ -6,7 +6,7 @@ Both are functions of the step alone, so that a run which is resumed, on any num
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,18 @@ def learning_rate(options: TrainingOptions, steps: int) -> Callable[[int, int], 
     unit = torch.optim.SGD([torch.zeros(1, device="cpu")], lr=1.0)
     [factor] = get_scheduler(name, unit, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas
     return lambda step, epoch: options.learning_rate * factor(step) * options.lr_decay**epoch
+
+
+def bound_to_length(options: TrainingOptions, attentions: Iterable[str]) -> str | None:
+    """What makes the first steps of a run depend on how many there are in all, in words; None if nothing does."""
+    if options.lr_scheduler in ("linear", "cosine"):
+        return f"lr_scheduler={options.lr_scheduler!r} falls until the last step"
+    if options.warmup_steps and options.warmup_steps < 1:
+        return f"warmup_steps={options.warmup_steps:g} is a share of all steps"
+    for attention in attentions:
+        if any(percent for *_, percent in FocusSchedule.parse(attention).phases):
+            return f"attention={attention!r} changes at a share of all steps"
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
-from ..machine import cores
+from .. import machine
 from .options import TrainingOptions
 from .sharding import shard_on_cpu
 
+PACKAGES = ("hf_semfocus", "torch", "transformers", "accelerate", "datasets")
 MOST_THREADS = 4
 """Small models stop gaining from threads early."""
 
@@ -52,8 +53,16 @@ def start(options: TrainingOptions, cpu_threads: int | None = None) -> Accelerat
     shard_on_cpu(accelerator)
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(cpu_threads or max(1, min(cores() // local, MOST_THREADS)))
+        torch.set_num_threads(cpu_threads or max(1, min(machine.cores() // local, MOST_THREADS)))
     return accelerator
+
+
+def where(accelerator: Accelerator) -> str:
+    """What a training runs on, hardware and software, in words."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name()
+    threads = f"{torch.get_num_threads()} CPU threads each"
+    return f"{accelerator.num_processes} x {device.type} ({name}), {threads}; {machine.software(PACKAGES)}"
 
 
 def start_tracking(accelerator: Accelerator, options: TrainingOptions, config: dict[str, Any]) -> None:
