@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFas
 import semfocus
 from hf_semfocus import mechanisms, tasks
 from hf_semfocus.benchmark import summary
+from hf_semfocus.conclusion import conclusion
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -67,7 +68,16 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path / "gpt2")
-    AutoModelForCausalLM.from_config(tiny_config("gpt2")).save_pretrained(tmp_path / "gpt2")
+    AutoModelForCausalLM.from_config(tiny_config("gpt2", n_positions=1024)).save_pretrained(tmp_path / "gpt2")
+    records = [
+        {"kind": kind, "run": run, "epoch": epoch, "eval_accuracy": 0.5}
+        for kind, epochs in (("step", 1), ("epoch", 2))
+        for run in ("sdpa/1", "topk_sparse:k=5/1")
+        for epoch in range(1, 1 + epochs)
+    ]
+    (tmp_path / "outputs" / "even_pairs-paper").mkdir(parents=True)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "outputs" / "even_pairs-paper" / "metrics.jsonl").write_text(lines)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "readme"}
     registered = dict(mechanisms.registry._REGISTRY)
@@ -80,7 +90,19 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         mechanisms.registry._REGISTRY.update(registered)
 
 
+def test_conclusion_is_that_of_the_table():
+    [quoted] = re.findall(r"^(> `topk_sparse.*?)\n\n", README, re.MULTILINE | re.DOTALL)
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in README.splitlines() if "| never " in line]
+    rows += [[cell.strip() for cell in line.split("|")[1:3]] for line in README.splitlines() if "| 1000  " in line]
+    found = {attention: None if epochs == "never" else {"epoch": int(epochs)} for attention, epochs in rows}
+    assert list(found.values()) == [None, None, {"epoch": 5}]
+    order = ["sdpa", "topk_sparse:k=5", "banded_sparse:window=5"]
+    results = [{"attention": name, "seed": 0, "reached": found[name], "epoch": 60} for name in order]
+    assert quoted.replace(">", "").split() == conclusion(results, {"target_accuracy": 0.95}).split()
+
+
 def test_set_up_is_two_commands():
+    assert COMMANDS[0].startswith("git clone ")
     main, test = (line.split(" && ") for line in COMMANDS if "-m venv" in line)
     assert main[-1] == ".venv/bin/accelerate launch recipes/pretrain.py"
     assert test[-1] == ".venv/bin/pytest"
