@@ -34,7 +34,7 @@ LAYERS = {
     "report": {"conclusion", "plots"},
     "training": {"disk", "hf", "machine", "suggest"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
-    "experiments": {"functional", "hf", "hub", "mechanisms", "metrics", "models", "plots", "report"}
+    "experiments": {"backends", "hf", "hub", "mechanisms", "metrics", "models", "plots", "report"}
     | {"tasks", "text", "training"},
     "cli": {"__version__", "backends", "benchmark", "experiments", "functional", "machine", "models", "training"},
 }

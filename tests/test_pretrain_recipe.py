@@ -193,7 +193,7 @@ def test_kernels_are_compiled_before_a_run_counts_its_seconds(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     module = sys.modules["hf_semfocus.experiments.compare"]
-    monkeypatch.setattr(module, "sparse_attention", lambda *args: calls.append("compile"))
+    monkeypatch.setattr(module, "load_kernels", lambda: calls.append("compile"))
     monkeypatch.setattr(module, "train", train)
     for attention, expected in (("sdpa", ["train"]), ("sdpa@2>topk_sparse:k=3", ["compile", "train"])):
         calls.clear()

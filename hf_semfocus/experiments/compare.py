@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from .. import report
-from ..functional import sparse_attention
+from ..backends.native.build import load as load_kernels
 from ..hf import observe
 from ..hf.settings import is_ours
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, TrainingOptions, train
@@ -67,7 +67,7 @@ def compare(
     start_tracking(accelerator, options, output.config)
     names = [name for attention in attentions for name in FocusSchedule.parse(attention).names]
     if accelerator.device.type == "cpu" and any(map(is_ours, names)):
-        sparse_attention(*torch.ones(3, 1, 1, 2, 16), "topk_sparse:k=1")  # compile now, not in a run's first step
+        load_kernels()  # compile now, not in a run's first step
 
     results = []
     for seed in seeds:
