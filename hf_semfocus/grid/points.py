@@ -1,0 +1,93 @@
+"""What a grid holds: points, each a command with one value for every option.
+
+A grid file names the command, what all points share, and blocks whose lists span the points::
+
+    command: pretrain
+    defaults: {epochs: 100}
+    grid:
+      - task: [even_pairs, parity]
+        seeds: [1, 2, 3]
+        attention: [sdpa, topk_sparse:k=5]
+
+The first list of a block varies slowest. Blocks follow each other; a point that comes twice counts once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Scalar = str | int | float | bool
+KEYS = ("command", "defaults", "grid")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run.
+
+    Attributes:
+        command: what runs it, such as "pretrain".
+        options: the options that the grid sets, one value each.
+        configuration: all options in force, which give the point its name.
+    """
+
+    command: str
+    options: Mapping[str, Scalar]
+    configuration: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the point sets, for people, and a hash of all that is in force, for the truth."""
+        stated = "-".join(re.sub(r"[^\w.=+%]+", "_", str(value)) for value in self.options.values())
+        text = json.dumps([self.command, self.configuration], sort_keys=True, default=str)
+        return f"{stated[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options as arguments of the command."""
+        return [part for name, value in self.options.items() for part in (f"--{name}", str(value))]
+
+
+def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any]]) -> list[Point]:
+    """The points of a grid file.
+
+    Args:
+        path: YAML, see above.
+        configure: from a command and its arguments to all options in force.
+
+    Raises:
+        ValueError: the file is no grid, or ``configure`` refuses a point; names the place.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"grid={str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict) or set(content) - set(KEYS) or not isinstance(content.get("grid"), list):
+        raise ValueError(f"{path}: expected {', '.join(KEYS)}, where grid is a list of blocks of options")
+    points: dict[str, Point] = {}
+    for number, block in enumerate(content["grid"], start=1):
+        if not isinstance(block, dict):
+            raise ValueError(f"{path}, block {number}: {block!r}; expected options and their values")
+        for options in _product({**(content.get("defaults") or {}), **block}):
+            command = content.get("command", "pretrain")
+            point = Point(command, options, {})
+            try:
+                point = Point(command, options, configure(command, point.arguments))
+            except ValueError as error:
+                raise ValueError(f"{path}, block {number}, {dict(options)}: {error}") from error
+            points.setdefault(point.name, point)
+    return list(points.values())
+
+
+def _product(block: Mapping[str, Any]) -> list[dict[str, Scalar]]:
+    """Every combination of a block's lists, as options in the order of the block."""
+    axes = [value if isinstance(value, list) else [value] for value in block.values()]
+    return [dict(zip(block, values, strict=True)) for values in itertools.product(*axes)]

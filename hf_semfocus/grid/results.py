@@ -1,0 +1,83 @@
+"""What a grid has found: ``runs.jsonl``, a line per run, and ``evaluations.jsonl``, a line per evaluation.
+
+A run whose line is there is finished, even where its folder is gone. Times are left out: they depend on what else the
+machine did, where steps do not. ``pandas.read_json("runs.jsonl", lines=True)`` reads either file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..training.files import write_text
+from .points import Point
+
+TIMES = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
+RUNS, EVALUATIONS = "runs.jsonl", "evaluations.jsonl"
+EVALUATED = ("epoch", "step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_perplexity")
+
+
+class Results:
+    """The lines of a grid's finished runs.
+
+    Args:
+        folder: where the two files are, or will be.
+
+    Raises:
+        ValueError: a line of theirs is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.runs = _read(folder / RUNS)
+        finished = {run["point"] for run in self.runs}
+        # those of a run that has no line were written by a process that died just then
+        self.evaluations = [line for line in _read(folder / EVALUATIONS) if line["point"] in finished]
+
+    def __contains__(self, point: Point) -> bool:
+        """Whether the point is finished."""
+        return any(run["point"] == point.name for run in self.runs)
+
+    def add(self, point: Point, result: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
+        """Write down a finished run: its evaluations first, its own line last.
+
+        Args:
+            point: which.
+            result: what the training returned.
+            records: of its log; those that evaluate count.
+        """
+        for record in records:
+            if record["kind"] in ("epoch", "eval"):
+                shown = {name: _short(record[name]) for name in EVALUATED if name in record}
+                self.evaluations.append({"point": point.name, **shown})
+        self.runs.append({"point": point.name, "command": point.command, **point.options, **_lasting(result)})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, lines in ((EVALUATIONS, self.evaluations), (RUNS, self.runs)):
+            write_text(self.folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _lasting(value: Any) -> Any:
+    """A result without its times, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _lasting(item) for name, item in value.items() if name not in TIMES}
+    return _short(value)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            line["point"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: {text[:60]!r} is no line of a grid's results") from None
+        lines.append(line)
+    return lines
