@@ -116,7 +116,8 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting = deque((point, retries) for point in points if point not in results)
-    total = tqdm(total=len(points), initial=len(points) - len(waiting), desc="runs", disable=None)
+    done = len(points) - len(waiting)
+    total = tqdm(total=len(points), initial=done, desc="runs", disable=None)
     failures: list[Failure] = []
     running: list[_Worker] = []
     with closing(locked(folder / ".lock")), closing(total), sigterm_noted() as asked_to_stop:
@@ -135,8 +136,9 @@ def run(
                     worker.end()
                     if (found := worker.result()) is not None:
                         results.add(worker.point, found, read(worker.log))
+                        done += 1
                         total.update()
-                        _tell(total, worker.point, found)
+                        total.write(f"run {done} of {len(points)}, {worker.point.name}: {_outcome(found)}")
                     elif worker.tries:
                         waiting.append((worker.point, worker.tries - 1))
                     else:
@@ -163,10 +165,9 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _tell(total: tqdm, point: Point, result: Mapping[str, Any]) -> None:
+def _outcome(result: Mapping[str, Any]) -> str:
     reached = result.get("reached")
-    when = f" in epoch {reached['epoch']:g}" if reached else ""
-    total.write(f"run {total.n} of {total.total}, {point.name}: {result['status']}{when}")
+    return result["status"] + (f" in epoch {reached['epoch']:g}" if reached else "")
 
 
 def _tail(path: Path) -> str:

@@ -1,0 +1,219 @@
+"""Grids of runs: what a point is, that a finished one is never repeated, and that no death loses or doubles any."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from hf_semfocus.grid import Point, Results, read_grid, run
+
+# stands for a training: counts its starts, logs two evaluations, and ends as its option says
+TRAINING = """
+import json, os, sys, time
+from pathlib import Path
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = Path(options["--output_dir"])
+folder.mkdir(parents=True, exist_ok=True)
+with (folder / "starts").open("a") as file:
+    file.write("x")
+if options["--seeds"] == "13":
+    sys.exit("seed 13 brings bad luck")
+time.sleep(float(os.environ.get("TRAINING_SECONDS", 0)))
+records = [
+    {"kind": kind, "run": "a/1", "epoch": epoch, "step": 10 * epoch, "seconds": 5.0, "train_loss": 1 / 3, "eval_accuracy": 0.5}
+    for kind, epoch in (("epoch", 1), ("step", 1), ("epoch", 2))
+]
+(folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\\n" for record in records))
+(folder / "runs" / "a_1").mkdir(parents=True, exist_ok=True)
+result = {"status": "converged", "reached": {"epoch": 2, "step": 20, "seconds": 5.0}, "steps_per_second": 4.0}
+(folder / "runs" / "a_1" / "result.json").write_text(json.dumps(result))
+"""  # noqa: E501
+
+
+@pytest.fixture
+def training(tmp_path):
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    return lambda point: [sys.executable, str(script), *point.arguments]
+
+
+def points(*seeds):
+    return [Point("pretrain", {"seeds": seed}, {"seeds": seed}) for seed in seeds]
+
+
+def starts(folder, point):
+    return len((folder / point.name / "starts").read_text())
+
+
+GRID = """
+command: pretrain
+defaults: {epochs: 3}
+grid:
+  - task: [even_pairs, parity]
+    seeds: [1, 2]
+    attention: [sdpa, "topk_sparse:k=5"]
+  - {task: even_pairs, seeds: 2, attention: sdpa}
+"""
+
+
+def test_a_grid_is_the_product_of_its_lists_in_their_order(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    found = read_grid(path, lambda command, arguments: {"all": arguments})
+    assert [tuple(point.options.values()) for point in found] == [
+        (3, task, seed, attention)
+        for task in ("even_pairs", "parity")
+        for seed in (1, 2)
+        for attention in ("sdpa", "topk_sparse:k=5")
+    ]
+    assert found[1].arguments == [
+        "--epochs", "3", "--task", "even_pairs", "--seeds", "1", "--attention", "topk_sparse:k=5",
+    ]  # fmt: skip
+    assert len({point.name for point in found}) == len(found) == 8
+    assert found[1].name.startswith("3-even_pairs-1-topk_sparse_k=5-")
+
+
+def test_the_name_of_a_point_follows_all_that_is_in_force():
+    same = [Point("pretrain", {"seeds": 1}, {"seeds": 1, "epochs": 3}) for _ in range(2)]
+    assert same[0].name == same[1].name
+    assert Point("pretrain", {"seeds": 1}, {"seeds": 1, "epochs": 4}).name != same[0].name
+    assert Point("finetune", {"seeds": 1}, {"seeds": 1, "epochs": 3}).name != same[0].name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1, 2]", "expected command, defaults, grid"),
+        ("grid: 3", "grid is a list"),
+        ("grid: [3]", "block 1: 3"),
+        ("grid: []\nextra: 1", "expected command"),
+        ("grid: [{task: x}]", "block 1, {'task': 'x'}: no such task"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_grid_is_refused_with_the_place(tmp_path, text, said):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+
+    def configure(command, arguments):
+        raise ValueError("no such task")
+
+    with pytest.raises(ValueError, match=r"grid\.yaml") as error:
+        read_grid(path, configure)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_point_runs_once_and_leaves_its_lines(tmp_path, training, workers):
+    wanted = points(1, 2, 3)
+    folder, kept = tmp_path / "out", tmp_path / "kept"
+    assert run(wanted, folder, Results(kept), training, workers) == []
+    assert run(wanted, folder, Results(kept), training, workers) == []
+    assert [starts(folder, point) for point in wanted] == [1, 1, 1]
+    runs = [json.loads(line) for line in (kept / "runs.jsonl").read_text().splitlines()]
+    assert sorted(line["seeds"] for line in runs) == [1, 2, 3]
+    # steps are results; times on a machine that does other things are not
+    assert runs[0]["reached"] == {"epoch": 2, "step": 20}
+    assert "steps_per_second" not in runs[0]
+    evaluations = [json.loads(line) for line in (kept / "evaluations.jsonl").read_text().splitlines()]
+    assert len(evaluations) == 6
+    assert evaluations[0] == {
+        "point": runs[0]["point"], "epoch": 1, "step": 10, "train_loss": 0.333333, "eval_accuracy": 0.5,
+    }  # fmt: skip
+
+
+def test_a_point_whose_line_is_there_is_finished_without_its_folder(tmp_path, training):
+    wanted = points(1, 2)
+    run(wanted[:1], tmp_path / "here", Results(tmp_path / "kept"), training)
+    run(wanted, tmp_path / "elsewhere", Results(tmp_path / "kept"), training)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir() if path.is_dir()] == [wanted[1].name]
+
+
+def test_evaluations_without_their_run_are_taken_back(tmp_path, training):
+    """They were written by a process that died before the line of the run."""
+    kept = tmp_path / "kept"
+    run(points(1), tmp_path / "out", Results(kept), training)
+    whole = (kept / "evaluations.jsonl").read_text()
+    (kept / "evaluations.jsonl").write_text(whole + whole.replace(points(1)[0].name, points(2)[0].name))
+    run(points(1, 2), tmp_path / "out", Results(kept), training)
+    assert len((kept / "evaluations.jsonl").read_text().splitlines()) == 4
+
+
+def test_damaged_lines_are_named(tmp_path):
+    (tmp_path / "runs.jsonl").write_text('{"point": "a"}\nnonsense\n')
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2: 'nonsense'"):
+        Results(tmp_path)
+
+
+def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_path, training):
+    wanted = points(13, 1)
+    [failure] = run(wanted, tmp_path / "out", Results(tmp_path / "kept"), training, retries=2)
+    assert failure.point == wanted[0]
+    assert failure.status == 1
+    assert failure.said == "seed 13 brings bad luck"
+    assert starts(tmp_path / "out", wanted[0]) == 3
+    assert wanted[1] in Results(tmp_path / "kept")
+
+
+def test_two_grids_in_one_folder_are_refused(tmp_path, training):
+    from hf_semfocus.training.files import locked
+
+    code = f"from hf_semfocus.training.files import locked; from pathlib import Path; h = locked(Path({str(tmp_path / '.lock')!r})); print('held', flush=True); input()"  # noqa: E501
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="in use by another process"):
+        run(points(1), tmp_path, Results(tmp_path / "kept"), training)
+    other.communicate("\n")
+    locked(tmp_path / ".lock").close()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from hf_semfocus.grid import Point, Results, run
+folder = Path(sys.argv[1])
+wanted = [Point("pretrain", {"seeds": seed}, {"seeds": seed}) for seed in (1, 2)]
+command = lambda point: [sys.executable, str(folder / "training.py"), *point.arguments]
+run(wanted, folder / "out", Results(folder / "kept"), command, workers=2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, training, number):
+    done, *wanted = points(7, 1, 2)
+    run([done], tmp_path / "out", Results(tmp_path / "kept"), training)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TRAINING_SECONDS": "100"},
+    )
+    marks = [tmp_path / "out" / point.name / "starts" for point in wanted]
+    until(lambda: all(mark.exists() for mark in marks))
+    driver.send_signal(number)
+    assert driver.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    if sys.platform == "linux":
+        until(lambda: not any(str(tmp_path / "training.py") in line for line in command_lines()))
+    assert all(point not in Results(tmp_path / "kept") for point in wanted)
+    assert run([done, *wanted], tmp_path / "out", Results(tmp_path / "kept"), training, workers=2) == []
+    assert [starts(tmp_path / "out", point) for point in (done, *wanted)] == [1, 2, 2]
+
+
+def until(holds):
+    """Wait for something that happens in another process."""
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def command_lines():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
