@@ -5,7 +5,7 @@
 The code is in ``hf_semfocus/cli/pretrain.py``; ``semfocus pretrain`` starts it without a checkout.
 """
 
-from semfocus import start
+from hf_semfocus.cli.command import start
 
 if __name__ == "__main__":
     start("pretrain")

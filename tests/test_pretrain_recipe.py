@@ -15,7 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from hf_semfocus import plots, report, tasks
 from hf_semfocus.training.log import read
 
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+YAML = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = [path for path in YAML if "grid" not in yaml.safe_load(path.read_text())]
 DATA = ["--train_size", "43", "--eval_size", "31", "--batch_size", "5", "--cpu_threads", "1", "--target_accuracy", "2"]
 TINY = [*DATA, "--hidden_size", "8", "--intermediate_size", "8", "--num_layers", "1"]
 TWO = ["--attention", "sdpa", "topk_sparse:k=3"]

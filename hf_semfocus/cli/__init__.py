@@ -1,4 +1,4 @@
-"""The commands: a module for each, with a function ``main``; ``semfocus.py`` starts them.
+"""The commands: a module for each, with a function ``main``; ``command`` starts them.
 
 A training is options, one experiment, and the comparison of attentions on it.
 """

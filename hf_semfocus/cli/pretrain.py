@@ -15,16 +15,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from transformers import AttentionInterface
+
 from ..experiments import HubOptions, Text, compare, language, synthetic
+from ..experiments.language import DEFAULTS
+from ..hf.settings import is_ours, resolve
+from ..mechanisms import names
 from ..models import PRESETS, checkpoint_config
+from ..suggest import did_you_mean
 from ..training import (
     ComparisonOptions,
+    FocusSchedule,
     TrainingOptions,
     check_at_least,
     check_unset,
     option,
     parse,
     start,
+    stated,
 )
 
 
@@ -88,6 +96,27 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
             options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
         )
     return compare(accelerator, experiment, training, comparison, hub, options, text)
+
+
+def configuration(args: Sequence[str]) -> dict[str, Any]:
+    """All that decides what a single run does: the options that are not at their general defaults.
+
+    Raises:
+        ValueError: what :func:`main` would refuse, or not exactly one attention and one seed.
+    """
+    options, text, comparison, training, _ = parse(*OPTIONS, args=args)
+    check_applies(options, text)
+    if len(comparison.attention) != 1 or len(comparison.seeds) != 1:
+        raise ValueError(f"attention={comparison.attention}, seeds={comparison.seeds}; expected one of each")
+    for name in FocusSchedule.parse(comparison.attention[0]).names:
+        if is_ours(name):
+            resolve(name, None)
+        elif name not in (known := ["eager", *AttentionInterface().valid_keys()]):
+            raise ValueError(
+                f"attention={name!r}{did_you_mean(name, [*names(), *known])}; expected an attention's name"
+            )
+    defaults = DEFAULTS if options.task in LANGUAGE else synthetic(options.task, options.model).defaults
+    return stated(options, text, comparison, training.filled(**defaults))
 
 
 def check_applies(options: PretrainOptions, text: TextOptions) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..training.files import locked
 from ..training.log import read
-from ..training.signals import EXIT_STATUS, sigterm_noted
+from ..training.signals import NAMES, exit_status, stop_noted
 from .points import Point
 from .results import Results
 
@@ -112,7 +112,7 @@ def run(
 
     Raises:
         ValueError: another process runs a grid in this folder.
-        SystemExit: after SIGTERM, once all processes have saved their state.
+        SystemExit: after SIGTERM or Ctrl-C, once all processes have saved their state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting = deque((point, retries) for point in points if point not in results)
@@ -120,9 +120,9 @@ def run(
     total = tqdm(total=len(points), initial=done, desc="runs", disable=None)
     failures: list[Failure] = []
     running: list[_Worker] = []
-    with closing(locked(folder / ".lock")), closing(total), sigterm_noted() as asked_to_stop:
+    with closing(locked(folder / ".lock")), closing(total), stop_noted() as came:
         try:
-            while (waiting or running) and not asked_to_stop():
+            while (waiting or running) and not any(came()):
                 while waiting and len(running) < workers:
                     point, tries = waiting.popleft()
                     place = min(set(range(1, workers + 1)) - {worker.place for worker in running})
@@ -149,9 +149,10 @@ def run(
                 worker.process.terminate()
             for worker in running:
                 worker.end()
-        if asked_to_stop():
-            print("stopped by SIGTERM; the same command goes on from there", flush=True)
-            raise SystemExit(EXIT_STATUS)
+        for number, stops in zip(NAMES, came(), strict=True):
+            if stops:
+                print(f"stopped by {NAMES[number]}; the same command goes on from there", flush=True)
+                raise SystemExit(exit_status(number))
     return failures
 
 

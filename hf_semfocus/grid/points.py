@@ -19,7 +19,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,21 @@ class Point:
         command: what runs it, such as "pretrain".
         options: the options that the grid sets, one value each.
         configuration: all options in force, which give the point its name.
+        shared: names of the options that all points of the grid share.
     """
 
     command: str
     options: Mapping[str, Scalar]
     configuration: Mapping[str, Any]
+    shared: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What the point sets, for people, and a hash of all that is in force, for the truth."""
-        stated = "-".join(re.sub(r"[^\w.=+%]+", "_", str(value)) for value in self.options.values())
+        own = "-".join(str(value) for name, value in self.options.items() if name not in self.shared)
         text = json.dumps([self.command, self.configuration], sort_keys=True, default=str)
-        return f"{stated[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        readable = re.sub(r"[^\w.=+%-]+", "_", own)[:80]
+        return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
     def arguments(self) -> list[str]:
@@ -72,15 +75,15 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
         raise ValueError(f"grid={str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict) or set(content) - set(KEYS) or not isinstance(content.get("grid"), list):
         raise ValueError(f"{path}: expected {', '.join(KEYS)}, where grid is a list of blocks of options")
+    command, shared = content.get("command", "pretrain"), content.get("defaults") or {}
     points: dict[str, Point] = {}
     for number, block in enumerate(content["grid"], start=1):
         if not isinstance(block, dict):
             raise ValueError(f"{path}, block {number}: {block!r}; expected options and their values")
-        for options in _product({**(content.get("defaults") or {}), **block}):
-            command = content.get("command", "pretrain")
-            point = Point(command, options, {})
+        for options in _product({**shared, **block}):
+            point = Point(command, options, {}, tuple(name for name in shared if name not in block))
             try:
-                point = Point(command, options, configure(command, point.arguments))
+                point = replace(point, configuration=configure(command, point.arguments))
             except ValueError as error:
                 raise ValueError(f"{path}, block {number}, {dict(options)}: {error}") from error
             points.setdefault(point.name, point)

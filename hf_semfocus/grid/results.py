@@ -14,7 +14,7 @@ from typing import Any
 from ..training.files import write_text
 from .points import Point
 
-TIMES = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb")
+LEFT_OUT = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "kind", "run", "seed")
 RUNS, EVALUATIONS = "runs.jsonl", "evaluations.jsonl"
 EVALUATED = ("epoch", "step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_perplexity")
 
@@ -59,9 +59,9 @@ class Results:
 
 
 def _lasting(value: Any) -> Any:
-    """A result without its times, at any depth."""
+    """A result without its times and what the options say already, at any depth."""
     if isinstance(value, Mapping):
-        return {name: _lasting(item) for name, item in value.items() if name not in TIMES}
+        return {name: _lasting(item) for name, item in value.items() if name not in LEFT_OUT}
     return _short(value)
 
 

@@ -7,7 +7,7 @@ from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import Run, train
 from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option, parse
-from .output import OutputFolder
+from .output import OutputFolder, stated
 from .schedules import FocusSchedule
 from .setup import start
 from .steps import Objective, classification
@@ -32,5 +32,6 @@ __all__ = [
     "option",
     "parse",
     "start",
+    "stated",
     "train",
 ]

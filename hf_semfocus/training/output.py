@@ -29,6 +29,20 @@ FREE += ("swap", "swap_k")
 """Options that another start with the same output folder may change."""
 
 
+def stated(*parts: Any) -> dict[str, Any]:
+    """What dataclasses of options set otherwise than by default; options of :data:`FREE` do not count.
+
+    An option that is added later, at its default, changes nothing in it.
+    """
+    found = {}
+    for part in parts:
+        for field in dataclasses.fields(part):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if field.name not in FREE and (value := getattr(part, field.name)) != default:
+                found[field.name] = value
+    return found
+
+
 class OutputFolder:
     """The output folder of a recipe, ready to be written to.
 

@@ -1,7 +1,6 @@
 """The command ``semfocus``: one word, and then the options of what it starts.
 
-It lies beside the package, whose import takes seconds, so that ``semfocus --help`` does not wait for it; the scripts
-in ``recipes/`` start the same code.
+The scripts in ``recipes/`` start the same code, and so does ``python -m hf_semfocus.cli``.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..training import one_line_errors
+
 COMMANDS = {
     "pretrain": "train models from scratch, the same but for their attention",
     "finetune": "fine-tune a checkpoint, the same but for its attention",
+    "sweep": "run a grid of trainings side by side, none of them twice",
     "bench": "measure the attention of this package beside others'",
     "env": "tell versions, machine and back ends: what to paste into an issue",
 }
@@ -43,9 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def start(name: str) -> None:
     """Run a command with the options of the process; a mistake or an interruption ends it in one line."""
     try:
-        from hf_semfocus.training import one_line_errors
-
-        command = import_module(f"hf_semfocus.cli.{name}")
+        command = import_module(f"{__package__}.{name}")
     except KeyboardInterrupt:  # while importing
         sys.exit(INTERRUPTED)
     with one_line_errors(resumes=name in RESUMED):
@@ -65,10 +65,6 @@ def usage() -> str:
             *lines,
             "",
             "semfocus COMMAND --help lists its options. On several processes, GPUs or machines:",
-            "accelerate launch -m semfocus COMMAND [OPTIONS]",
+            "accelerate launch -m hf_semfocus.cli COMMAND [OPTIONS]",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

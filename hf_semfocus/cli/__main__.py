@@ -1,0 +1,5 @@
+"""``python -m hf_semfocus.cli`` is ``semfocus``."""
+
+from .command import main
+
+main()
