@@ -156,7 +156,7 @@ def test_damaged_lines_are_named(tmp_path):
 def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_path, training):
     wanted = points(13, 1)
     [failure] = run(wanted, tmp_path / "out", Results(tmp_path / "kept"), training, retries=2)
-    assert failure.point == wanted[0]
+    assert failure.name == wanted[0].name
     assert failure.status == 1
     assert failure.said == "seed 13 brings bad luck"
     assert starts(tmp_path / "out", wanted[0]) == 3

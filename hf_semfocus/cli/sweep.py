@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
         return []
     failures = run(points, folder, results, program, options.workers, options.retries)
     for failure in failures:
-        print(f"{failure.point.name} failed with status {failure.status}:\n{failure.said}", flush=True)
+        print(f"{failure.name} failed with status {failure.status}:\n{failure.said}", flush=True)
     if failures:
         raise SystemExit(1)
     return failures

@@ -1,11 +1,12 @@
 """Grids of runs: a point is one run, named by its configuration; a finished point is never repeated.
 
-``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``local`` runs points in processes side
-by side. Nothing but the files decides what is done, so a grid goes on wherever it was stopped.
+``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``execute`` runs the points, and
+``local`` any trainings, in processes side by side. Nothing but the files decides what is done, so a grid goes on wherever it was stopped.
 """
 
-from .local import Failure, run
+from .execute import run
+from .local import Failure, Job, side_by_side
 from .points import Point, read_grid
 from .results import Results
 
-__all__ = ["Failure", "Point", "Results", "read_grid", "run"]
+__all__ = ["Failure", "Job", "Point", "Results", "read_grid", "run", "side_by_side"]

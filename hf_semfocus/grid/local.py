@@ -1,13 +1,11 @@
-"""Points side by side in processes of this machine.
+"""Trainings side by side in processes of this machine, of one CPU thread each.
 
-Every point has a folder of its own, whose training resumes from its last checkpoint. What ends this process ends the
-others in order: they save and stop.
+What ends this process ends the others in order: they save and stop, and are resumed when they are started again.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -22,11 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..training.files import locked
 from ..training.log import read
 from ..training.signals import NAMES, exit_status, stop_noted
-from .points import Point
-from .results import Results
 
 SHOWN = ("train_loss", "eval_loss", "eval_accuracy")
 LAST_LINES = 15
@@ -35,25 +30,43 @@ PAUSE = 0.2
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A point that ended without a result: which, with what status, and what it said last."""
+class Job:
+    """One training.
 
-    point: Point
+    Attributes:
+        name: for people.
+        command: the program and its arguments; when it is started again, it resumes.
+        log: its records, as they come.
+        output: what it prints.
+        result: what it ended with; None if it has not.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    output: Path
+    result: Callable[[], Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that ended without a result: which, with what status, and what it said last."""
+
+    name: str
     status: int
     said: str
 
 
 class _Worker:
-    """A process that runs a point, and its line on the terminal."""
+    """A process that does a job, and its line on the terminal."""
 
-    def __init__(self, point: Point, tries: int, folder: Path, command: Sequence[str], place: int):
-        self.point, self.tries, self.folder, self.place = point, tries, folder, place
-        self.log, self.seen = folder / "metrics.jsonl", 0
-        self.line = tqdm(total=0, position=place, bar_format="{desc}", desc=self._named("starts"), disable=None)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _output(folder).open("w") as output:
+    def __init__(self, job: Job, tries: int, place: int):
+        self.job, self.tries, self.place, self.seen = job, tries, place, 0
+        self.line = tqdm(total=0, position=place, bar_format="{desc}", desc=f"  {job.name}: starts", disable=None)
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        with job.output.open("w") as output:
             self.process = subprocess.Popen(
-                [*command, "--output_dir", str(folder), "--resume"],
+                job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -64,69 +77,57 @@ class _Worker:
 
     def look(self) -> None:
         """Show the last evaluation, where the log has grown."""
-        size = self.log.stat().st_size if self.log.exists() else 0
+        size = self.job.log.stat().st_size if self.job.log.exists() else 0
         if self.line.disable or size == self.seen:
             return
         self.seen = size
         with suppress(ValueError, IndexError):  # a line that is being written
-            last = read(self.log)[-1]
+            last = read(self.job.log)[-1]
             shown = [f"{name} {last[name]:.4f}" for name in SHOWN if last.get(name) is not None]
-            self.line.set_description_str(self._named(f"epoch {last['epoch']:g}, {', '.join(shown)}"))
-
-    def result(self) -> dict[str, Any] | None:
-        """What the run ended with; None if it has not, or with an error."""
-        found = list(self.folder.glob("runs/*/result.json"))
-        if self.process.returncode != 0 or len(found) != 1:
-            return None
-        return json.loads(found[0].read_text(encoding="utf-8"))
+            self.line.set_description_str(f"  {self.job.name}: epoch {last['epoch']:g}, {', '.join(shown)}")
 
     def end(self) -> None:
         """Wait for the process, and take its line off the terminal."""
         self.process.wait()
         self.line.close()
 
-    def _named(self, state: str) -> str:
-        return f"  {self.point.name[:60]}: {state}"
+    def failure(self) -> Failure:
+        """What to tell of a process that left no result."""
+        said = self.job.output.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+        return Failure(self.job.name, self.process.returncode, "\n".join(said))
 
 
-def run(
-    points: Sequence[Point],
-    folder: Path,
-    results: Results,
-    command: Callable[[Point], Sequence[str]],
-    workers: int = 1,
+def side_by_side(
+    jobs: Sequence[Job],
+    workers: int,
     retries: int = 1,
+    finished: Callable[[Job, Mapping[str, Any]], None] = lambda job, result: None,
+    before: int = 0,
 ) -> list[Failure]:
-    """Run every point that is not finished, and write down what it found.
+    """Do all jobs, several at a time.
 
     Args:
-        points: in this order, as far as several at a time have one.
-        folder: where each gets a folder of its name.
-        results: of this grid; what is in there is finished.
-        command: from a point to the program that runs it, without its output folder.
-        workers: processes at a time, of one thread each.
-        retries: how often a point that failed is run again, after all others.
+        jobs: started in this order.
+        workers: processes at a time.
+        retries: how often a job that failed is done again, after all others.
+        finished: called with every job that ends, and its result.
+        before: how many were finished before these, for the count that is shown.
 
     Returns:
-        The points that failed to the last.
+        The jobs that failed to the last.
 
     Raises:
-        ValueError: another process runs a grid in this folder.
         SystemExit: after SIGTERM or Ctrl-C, once all processes have saved their state.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    waiting = deque((point, retries) for point in points if point not in results)
-    done = len(points) - len(waiting)
-    total = tqdm(total=len(points), initial=done, desc="runs", disable=None)
-    failures: list[Failure] = []
-    running: list[_Worker] = []
-    with closing(locked(folder / ".lock")), closing(total), stop_noted() as came:
+    waiting = deque((job, retries) for job in jobs)
+    total = tqdm(total=before + len(jobs), initial=before, desc="runs", disable=None)
+    done, failures, running = before, [], []
+    with closing(total), stop_noted() as came:
         try:
             while (waiting or running) and not any(came()):
                 while waiting and len(running) < workers:
-                    point, tries = waiting.popleft()
-                    place = min(set(range(1, workers + 1)) - {worker.place for worker in running})
-                    running.append(_Worker(point, tries, folder / point.name, command(point), place))
+                    free = min(set(range(1, workers + 1)) - {worker.place for worker in running})
+                    running.append(_Worker(*waiting.popleft(), free))
                 time.sleep(PAUSE)
                 for worker in list(running):
                     worker.look()
@@ -134,16 +135,16 @@ def run(
                         continue
                     running.remove(worker)
                     worker.end()
-                    if (found := worker.result()) is not None:
-                        results.add(worker.point, found, read(worker.log))
+                    result = worker.job.result() if worker.process.returncode == 0 else None
+                    if result is not None:
+                        finished(worker.job, result)
                         done += 1
                         total.update()
-                        total.write(f"run {done} of {len(points)}, {worker.point.name}: {_outcome(found)}")
+                        total.write(f"run {done} of {total.total}, {worker.job.name}: {_outcome(result)}")
                     elif worker.tries:
-                        waiting.append((worker.point, worker.tries - 1))
+                        waiting.append((worker.job, worker.tries - 1))
                     else:
-                        said = _tail(_output(worker.folder))
-                        failures.append(Failure(worker.point, worker.process.returncode, said))
+                        failures.append(worker.failure())
         finally:
             for worker in running:
                 worker.process.terminate()
@@ -156,11 +157,6 @@ def run(
     return failures
 
 
-def _output(folder: Path) -> Path:
-    """What a process prints, beside its folder, which is its own."""
-    return folder.with_name(folder.name + ".txt")
-
-
 def _end_with_parent() -> None:
     """Have this process asked to stop when its parent dies, however it dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -169,8 +165,3 @@ def _end_with_parent() -> None:
 def _outcome(result: Mapping[str, Any]) -> str:
     reached = result.get("reached")
     return result["status"] + (f" in epoch {reached['epoch']:g}" if reached else "")
-
-
-def _tail(path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return "\n".join(text.splitlines()[-LAST_LINES:])

@@ -1,0 +1,60 @@
+"""The points of a grid, each trained in an output folder of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ..training.files import locked
+from ..training.log import read
+from .local import Failure, Job, side_by_side
+from .points import Point
+from .results import Results
+
+
+def run(
+    points: Sequence[Point],
+    folder: Path,
+    results: Results,
+    command: Callable[[Point], Sequence[str]],
+    workers: int = 1,
+    retries: int = 1,
+) -> list[Failure]:
+    """Run every point that is not finished, and write down what it found.
+
+    Args:
+        points: in this order, as far as several at a time have one.
+        folder: where each gets a folder of its name.
+        results: of this grid; what is in there is finished.
+        command: from a point to the program that runs it, without its output folder.
+        workers: processes at a time.
+        retries: how often a point that failed is run again, after all others.
+
+    Returns:
+        The points that failed to the last.
+
+    Raises:
+        ValueError: another process runs a grid in this folder.
+        SystemExit: after SIGTERM or Ctrl-C, once all processes have saved their state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    left = {point.name: point for point in points if point not in results}
+
+    def finished(job: Job, result: Mapping[str, Any]) -> None:
+        results.add(left[job.name], result, read(job.log))
+
+    with closing(locked(folder / ".lock")):
+        jobs = [_job(point, folder / name, command(point)) for name, point in left.items()]
+        return side_by_side(jobs, workers, retries, finished, before=len(points) - len(left))
+
+
+def _job(point: Point, folder: Path, command: Sequence[str]) -> Job:
+    def result() -> Mapping[str, Any] | None:
+        found = list(folder.glob("runs/*/result.json"))
+        return json.loads(found[0].read_text(encoding="utf-8")) if len(found) == 1 else None
+
+    whole = [*command, "--output_dir", str(folder), "--resume"]
+    return Job(point.name, whole, folder / "metrics.jsonl", folder.with_name(folder.name + ".txt"), result)
