@@ -272,8 +272,10 @@ def test_launched_processes_are_terminated(tmp_path, processes, whom):
     printed = tmp_path / "printed"
     with printed.open("w") as out:
         process = subprocess.Popen(**run, stdout=out, stderr=out, start_new_session=True)
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text(), lambda: process.poll() is None)
+    cut = tmp_path / "cut"
+    wait_until(
+        lambda: any(log.read_text() for log in cut.glob("runs/*/metrics.jsonl")), lambda: process.poll() is None
+    )
     {"launcher": os.kill, "group": os.killpg}[whom](process.pid, signal.SIGTERM)
     assert process.wait() != 0
     wait_until(lambda: "stopped by SIGTERM at step" in printed.read_text())  # one process outlives its launcher
@@ -470,7 +472,7 @@ def test_damaged_records_and_options_are_named(scene, tmp_path, capfd):
     args = [*scene.args, "--output_dir", str(output)]
     assert "is not empty; add --resume or --overwrite_output_dir" in refused(args, capfd, scene.case.recipe)
     shutil.rmtree(output / "runs" / "topk_sparse_k=3_3")  # so that there is something to resume
-    metrics, options = output / "metrics.jsonl", output / "config.yaml"
+    metrics, options = output / "runs" / "sdpa_3" / "metrics.jsonl", output / "config.yaml"
     for damaged, content, message in (
         (
             metrics,

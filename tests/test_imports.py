@@ -35,7 +35,7 @@ LAYERS = {
     "training": {"disk", "hf", "machine", "suggest"},
     "grid": {"training"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
-    "experiments": {"backends", "hf", "hub", "mechanisms", "metrics", "models", "plots", "report"}
+    "experiments": {"backends", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "plots", "report"}
     | {"tasks", "text", "training"},
     "cli": {
         *("__version__", "backends", "benchmark", "experiments", "functional", "grid", "hf", "machine", "mechanisms"),

@@ -63,8 +63,8 @@ def start(folder, attention="sdpa", model=None, data=None, **changes):
     output = OutputFolder(accelerator, chosen)
     run = output.run(attention, 7)
     model = fresh_model(attention) if model is None else model
-    result = train(accelerator, model, data or rows(), rows(11, seed=1), chosen, run, output.log)
-    return result, [record for record in read(output.log.path) if record["run"] == run.name]
+    result = train(accelerator, model, data or rows(), rows(11, seed=1), chosen, run)
+    return result, read(run.log)
 
 
 def timeless(records):

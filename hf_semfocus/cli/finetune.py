@@ -103,7 +103,9 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
         after = partial(swap_checkpoint, accelerator, plain, swap, comparison.seeds[0])
     elif swap.swap:
         after = partial(swap_dense_run, accelerator, experiment, swap)
-    return compare(accelerator, experiment, training, comparison, hub, options, lora, swap, after=after)
+    return compare(
+        accelerator, experiment, training, comparison, hub, options, lora, swap, command="finetune", after=after
+    )
 
 
 def make_experiment(accelerator: Any, options: FinetuneOptions) -> Experiment:

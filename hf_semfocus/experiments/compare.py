@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,16 @@ from .. import report
 from ..backends.native.build import load as load_kernels
 from ..hf import observe
 from ..hf.settings import is_ours
-from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, TrainingOptions, train
-from ..training.files import check_space
-from ..training.log import read
+from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
+from ..training.batches import steps_per_epoch
+from ..training.files import check_space, locked
+from ..training.loop import ended
+from ..training.output import LOCK
 from ..training.setup import start_tracking
 from ..training.steps import check_course
 from .base import Experiment
 from .publishing import HubOptions, check_publishing, publish
+from .workers import number_of_workers, train_side_by_side
 
 
 def compare(
@@ -30,6 +35,7 @@ def compare(
     comparison: ComparisonOptions,
     hub: HubOptions | None = None,
     *others: Any,
+    command: str = "pretrain",
     after: Callable[[OutputFolder, TrainingOptions, list[dict[str, Any]]], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Train every attention with every seed, write the report, and publish if asked to.
@@ -41,6 +47,7 @@ def compare(
         comparison: attentions and seeds; the experiment's own attentions if there are none.
         hub: whether and where to publish.
         *others: the recipe's other dataclasses of options, to be kept beside the results.
+        command: of :mod:`hf_semfocus.cli` that makes the same experiment of the same options, for runs side by side.
         after: what every process does once all runs are done, from the output folder, the options in force and the
             results to a paragraph for the report.
 
@@ -59,8 +66,12 @@ def compare(
     for attention in attentions:  # a name that does not work ends it here
         for name in FocusSchedule.parse(attention).names:
             model = experiment.build(name)
-    check_space(options.output_dir, _bytes_needed(model, options, len(attentions) * len(seeds)))
+    workers = number_of_workers(accelerator, options, comparison, sum(p.numel() for p in model.parameters()))
+    space = _bytes_needed(model, options, len(attentions) * len(seeds))
     del model
+    if comparison.part:
+        return _part(accelerator, experiment, options, comparison)
+    check_space(options.output_dir, space)
     first_rows = _rows(accelerator, experiment, seeds[0])
     check_course(options, len(first_rows[0]), attentions)
     output = OutputFolder(accelerator, options, *others, comparison)
@@ -69,40 +80,61 @@ def compare(
     if accelerator.device.type == "cpu" and any(map(is_ours, names)):
         load_kernels()  # compile now, not in a run's first step
 
+    which = [(attention, seed) for seed in seeds for attention in attentions]
+    runs = [output.run(*run, number, len(which)) for number, run in enumerate(which, start=1)]
+    if workers > 1:
+        length = steps_per_epoch(len(first_rows[0]), options.batch_size)
+        train_side_by_side(command, output, [run for run in runs if ended(run, options, length) is None], workers)
+    rows = {seeds[0]: first_rows}
     results = []
-    for seed in seeds:
-        train_rows, eval_rows = first_rows if seed == seeds[0] else _rows(accelerator, experiment, seed)
-        for attention in attentions:
-            run = output.run(attention, seed, len(results) + 1, len(seeds) * len(attentions))
-            set_seed(seed)
-            model = experiment.build(FocusSchedule.parse(attention).names[0])
-            result = train(
-                accelerator,
-                model,
-                train_rows,
-                eval_rows,
-                options,
-                run,
-                output.log,
-                experiment.objective,
-                experiment.metrics,
-                experiment.tokenizer,
-            )
-            results.append(result)
-            accelerator.print(f"{run.name}: {result['status']}", flush=True)
+    for run in runs:
+        if run.seed not in rows:
+            rows = {run.seed: _rows(accelerator, experiment, run.seed)}
+        results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
+        if accelerator.is_main_process:
+            output.gather(runs)
+        if workers == 1:
+            accelerator.print(f"{run.name}: {results[-1]['status']}", flush=True)
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))
     if computed := observe.ran():
         notes.append(f"Attention was computed by these back ends: {computed}.")
     if accelerator.is_main_process:
-        records = read(output.log.path)
+        records = output.gather(runs)
         print(report.publish(output.path, experiment.name, results, records, output.config, notes))
         if hub.push_to_hub:
             print(publish(hub, experiment, output, results))
     accelerator.wait_for_everyone()  # or a process that ends early takes the others' connection with it
     accelerator.end_training()
     return results
+
+
+def _part(
+    accelerator: Accelerator, experiment: Experiment, options: TrainingOptions, comparison: ComparisonOptions
+) -> list[dict[str, Any]]:
+    """Train the only run, in the output folder that another process holds."""
+    [attention], [seed] = comparison.attention, comparison.seeds
+    number, of = map(int, comparison.part.split("/"))
+    run = replace(OutputFolder.run_in(Path(options.output_dir), attention, seed), number=number, of=of)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with closing(locked(run.folder / LOCK)):
+        return [_train(accelerator, experiment, options, run, *_rows(accelerator, experiment, seed))]
+
+
+def _train(
+    accelerator: Accelerator,
+    experiment: Experiment,
+    options: TrainingOptions,
+    run: Run,
+    train_rows: Rows,
+    eval_rows: Rows,
+) -> dict[str, Any]:
+    """Train a run from the initial weights of its seed; a finished one gives its result at once."""
+    set_seed(run.seed)
+    model = experiment.build(FocusSchedule.parse(run.attention).names[0])
+    how = (experiment.objective, experiment.metrics, experiment.tokenizer)
+    return train(accelerator, model, train_rows, eval_rows, options, run, *how)
 
 
 def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:

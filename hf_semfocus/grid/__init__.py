@@ -1,7 +1,8 @@
 """Grids of runs: a point is one run, named by its configuration; a finished point is never repeated.
 
 ``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``execute`` runs the points, and
-``local`` any trainings, in processes side by side. Nothing but the files decides what is done, so a grid goes on wherever it was stopped.
+``local`` any trainings, in processes side by side. Nothing but the files decides what is done, so a grid goes on
+wherever it was stopped.
 """
 
 from .execute import run

@@ -60,8 +60,8 @@ class Failure:
 class _Worker:
     """A process that does a job, and its line on the terminal."""
 
-    def __init__(self, job: Job, tries: int, place: int):
-        self.job, self.tries, self.place, self.seen = job, tries, place, 0
+    def __init__(self, job: Job, tries: int, place: int, relay: str | None):
+        self.job, self.tries, self.place, self.relay, self.seen = job, tries, place, relay, 0
         self.line = tqdm(total=0, position=place, bar_format="{desc}", desc=f"  {job.name}: starts", disable=None)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("w") as output:
@@ -76,9 +76,12 @@ class _Worker:
             )
 
     def look(self) -> None:
-        """Show the last evaluation, where the log has grown."""
+        """Show how far it is: the last evaluation on a terminal, else the lines that are to be passed on."""
+        if self.line.disable:
+            self._pass_on()
+            return
         size = self.job.log.stat().st_size if self.job.log.exists() else 0
-        if self.line.disable or size == self.seen:
+        if size == self.seen:
             return
         self.seen = size
         with suppress(ValueError, IndexError):  # a line that is being written
@@ -86,9 +89,21 @@ class _Worker:
             shown = [f"{name} {last[name]:.4f}" for name in SHOWN if last.get(name) is not None]
             self.line.set_description_str(f"  {self.job.name}: epoch {last['epoch']:g}, {', '.join(shown)}")
 
+    def _pass_on(self) -> None:
+        if self.relay is None:
+            return
+        with self.job.output.open("rb") as output:
+            output.seek(self.seen)
+            *lines, _ = output.read().split(b"\n")
+        self.seen += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            if line.startswith(self.relay.encode()):
+                print(line.decode(errors="replace"), flush=True)
+
     def end(self) -> None:
         """Wait for the process, and take its line off the terminal."""
         self.process.wait()
+        self.look()
         self.line.close()
 
     def failure(self) -> Failure:
@@ -103,6 +118,7 @@ def side_by_side(
     retries: int = 1,
     finished: Callable[[Job, Mapping[str, Any]], None] = lambda job, result: None,
     before: int = 0,
+    relay: str | None = None,
 ) -> list[Failure]:
     """Do all jobs, several at a time.
 
@@ -112,6 +128,7 @@ def side_by_side(
         retries: how often a job that failed is done again, after all others.
         finished: called with every job that ends, and its result.
         before: how many were finished before these, for the count that is shown.
+        relay: how lines begin that are passed on from what the processes print, where there is no terminal.
 
     Returns:
         The jobs that failed to the last.
@@ -127,7 +144,7 @@ def side_by_side(
             while (waiting or running) and not any(came()):
                 while waiting and len(running) < workers:
                     free = min(set(range(1, workers + 1)) - {worker.place for worker in running})
-                    running.append(_Worker(*waiting.popleft(), free))
+                    running.append(_Worker(*waiting.popleft(), free, relay))
                 time.sleep(PAUSE)
                 for worker in list(running):
                     worker.look()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from .files import sync, write_text
 
 
 class MetricsLog:
-    """Records of all runs of an output folder, in ``metrics.jsonl``.
+    """A file of records, such as the ``metrics.jsonl`` of a run.
 
     Args:
         path: the file; it need not exist.
@@ -26,6 +27,7 @@ class MetricsLog:
         """Add one record and return it as it is written: numbers that are not finite become None."""
         record = {name: None if _is_infinite(value) else value for name, value in record.items()}
         if self.writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
         return record
@@ -53,6 +55,13 @@ class MetricsLog:
         text = "".join(kept)
         if self.path.exists() and self.path.read_text(encoding="utf-8") != text:
             write_text(self.path, text)
+
+
+def gather(paths: Iterable[Path], path: Path) -> list[dict[str, Any]]:
+    """Write the records of several files into one, and return them."""
+    records = [record for part in paths for record in read(part)]
+    write_text(path, "".join(map(_line, records)))
+    return records
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -61,6 +61,11 @@ class Run:
     number: int = 1
     of: int = 1
 
+    @property
+    def log(self) -> Path:
+        """The file of its records."""
+        return self.folder / "metrics.jsonl"
+
     def result(self) -> dict[str, Any] | None:
         """What ``train`` ended with; None if the run is not finished.
 
@@ -74,6 +79,22 @@ class Run:
             raise ValueError(f"{path} is damaged ({error}); delete {self.folder} to train this run anew") from error
 
 
+def ended(run: Run, options: TrainingOptions, length: int) -> dict[str, Any] | None:
+    """What a run ended with, if it is not to go on for more epochs; ``length`` is the steps of an epoch.
+
+    Raises:
+        ValueError: it is to go on, and has no checkpoint.
+    """
+    result = run.result()
+    if result is None or result["status"] == "diverged":
+        return result
+    if is_over(Progress(epoch=result["epoch"], step=result["step"], reached=result["reached"]), options, length):
+        return result
+    if not Checkpoints(run.folder).all():
+        raise ValueError(f"{run.folder} has no checkpoint, so {run.name} cannot have more epochs; train it anew")
+    return None
+
+
 def train(
     accelerator: Accelerator,
     model: PreTrainedModel,
@@ -81,7 +102,6 @@ def train(
     eval_rows: Rows,
     options: TrainingOptions,
     run: Run,
-    log: MetricsLog,
     objective: Objective = classification,
     metrics: Sequence[type[Metric]] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -98,10 +118,9 @@ def train(
         model: with its initial weights.
         train_rows, eval_rows: rows to train on, and held-out ones to evaluate on after every epoch.
         options: how to train; filled (:meth:`TrainingOptions.filled`).
-        run: name, attention (or schedule of attentions), seed and folder.
-        log: where the records go: one of kind "epoch" per epoch, "eval" every ``eval_steps``, "step" every
-            ``logging_steps``, and "diverged" with the rows of the batch if loss or gradient stop being finite, which
-            ends the run and leaves the batch in ``diverged/``.
+        run: name, attention (or schedule of attentions), seed and folder. Its log gets a record of kind "epoch" per
+            epoch, "eval" every ``eval_steps``, "step" every ``logging_steps``, and "diverged" with the rows of the
+            batch if loss or gradient stop being finite, which ends the run and leaves the batch in ``diverged/``.
         objective: what a step minimises.
         metrics: what to compute of the held-out rows besides loss and accuracy; see :func:`evaluate`.
         tokenizer: saved with the models.
@@ -116,14 +135,8 @@ def train(
     """
     options.check_filled()
     length = steps_per_epoch(len(train_rows), options.batch_size)
-    if (result := run.result()) is not None:
-        if result["status"] == "diverged":
-            return result
-        ended = Progress(epoch=result["epoch"], step=result["step"], reached=result["reached"])
-        if is_over(ended, options, length):
-            return result
-        if not Checkpoints(run.folder).all():
-            raise ValueError(f"{run.folder} has no checkpoint, so {run.name} cannot have more epochs; train it anew")
+    if (result := ended(run, options, length)) is not None:
+        return result
     accelerator.free_memory()  # of the run before, whose state would be saved with this one's
     reset_peak(accelerator.device)
     make_ready(model, options)
@@ -136,6 +149,7 @@ def train(
     checkpoints = Checkpoints(run.folder)
     progress = checkpoints.load(accelerator, run.seed) or Progress()
     progress.begin_session(where(accelerator))
+    log = MetricsLog(run.log, writes=accelerator.is_main_process)
     log.rewind(run.name, progress.records)
     steps = total_steps(options, length)
     rate, focus = learning_rate(options, steps), FocusSchedule.parse(run.attention)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -126,12 +127,23 @@ class ComparisonOptions:
     attention: list[str] = option([], "names as NAME or NAME:param=value,..., or a schedule NAME@200>NAME@50%>NAME")  # noqa: RUF009
     seeds: list[int] = option([153476998], "seeds of the data and of the runs")  # noqa: RUF009
     imports: list[str] = imports()  # noqa: RUF009
+    workers: int | None = option(
+        None, "runs side by side, one CPU thread each; by default one per core for small models on a CPU, else 1"
+    )
+    part: str | None = option(None, "train the only run given, as N/M of the comparison that another process makes")
     cpu_threads: int | None = option(
         None, "threads per process on a CPU; its cores by default, at most 4; give 1 where others use them too"
     )
 
     def __post_init__(self) -> None:
+        check_at_least("workers", self.workers, 1)
         check_at_least("cpu_threads", self.cpu_threads, 1)
+        if self.part and (len(self.attention), len(self.seeds)) != (1, 1):
+            raise ValueError(
+                f"part={self.part!r} with attention={self.attention}, seeds={self.seeds}; expected one of each"
+            )
+        if self.part and not re.fullmatch(r"\d+/\d+", self.part):
+            raise ValueError(f"part={self.part!r}; expected N/M, such as 2/6")
         for seed in self.seeds:
             check_at_least("seeds", seed, 0)
         for name in ("attention", "seeds", "imports"):

@@ -1,7 +1,7 @@
 """The output folder of a training: what it was started with, and whether it may be written to.
 
 <output_dir>/config.yaml  metrics.jsonl  report.md  curves.png
-<output_dir>/runs/<run>/best  last  result.json  checkpoint-*
+<output_dir>/runs/<run>/metrics.jsonl  best  last  result.json  checkpoint-*
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from accelerate import Accelerator
 
 from .files import UNFINISHED, locked, write_text
-from .log import MetricsLog
+from .log import gather
 from .loop import Run
 from .options import TrainingOptions
 from .schedules import bound_to_length
@@ -24,7 +25,7 @@ from .schedules import bound_to_length
 LOCK = ".lock"
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
 OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
-FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
+FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads", "workers", "part")
 FREE += ("swap", "swap_k")
 """Options that another start with the same output folder may change."""
 
@@ -75,12 +76,20 @@ class OutputFolder:
             except OSError as error:
                 raise ValueError(f"output_dir={str(self.path)!r} cannot be written to: {error}") from error
         accelerator.wait_for_everyone()
-        self.log = MetricsLog(self.path / "metrics.jsonl", writes=accelerator.is_main_process)
+
+    def gather(self, runs: Iterable[Run]) -> list[dict[str, Any]]:
+        """Put the records of ``runs`` together in ``metrics.jsonl``, and return them."""
+        return gather((run.log for run in runs), self.path / "metrics.jsonl")
 
     def run(self, attention: str, seed: int, number: int = 1, of: int = 1) -> Run:
-        """The run of an attention with a seed, number so many of so many, in a folder of that name."""
+        """The run of an attention with a seed, number so many of so many."""
+        return dataclasses.replace(self.run_in(self.path, attention, seed), number=number, of=of)
+
+    @staticmethod
+    def run_in(path: Path, attention: str, seed: int) -> Run:
+        """The run of an attention with a seed, in a folder of that name."""
         name = f"{attention}/{seed}"
-        return Run(name, attention, seed, self.path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name), number, of)
+        return Run(name, attention, seed, path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name))
 
     def _check(self, options: TrainingOptions) -> None:
         if self.path.exists() and not self.path.is_dir():

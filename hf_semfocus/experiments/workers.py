@@ -1,0 +1,68 @@
+"""The runs of a comparison side by side, each in a process that trains it as a part of the same output folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+
+from ..grid import Job, side_by_side
+from ..machine import cores
+from ..training import ComparisonOptions, OutputFolder, Run, TrainingOptions
+
+SMALL = 10_000_000
+"""Parameters up to which a second thread does less for a run than for a run of its own."""
+
+
+def number_of_workers(
+    accelerator: Accelerator, options: TrainingOptions, comparison: ComparisonOptions, parameters: int
+) -> int:
+    """How many runs go side by side: what is asked for, or one per core where that is faster.
+
+    Args:
+        accelerator: of Accelerate.
+        options: of the training.
+        comparison: ``workers``, if it is set.
+        parameters: of the model.
+
+    Raises:
+        ValueError: several are asked for where each run takes several processes, or where a tracker writes.
+    """
+    alone = accelerator.num_processes == 1 and options.report_to == "none"
+    if comparison.workers is not None:
+        if comparison.workers > 1 and not alone:
+            raise ValueError(
+                f"workers={comparison.workers} with {accelerator.num_processes} processes and "
+                f"report_to={options.report_to!r}; runs side by side take one process each and no tracker"
+            )
+        return comparison.workers
+    if not alone or accelerator.device.type != "cpu" or comparison.cpu_threads or parameters > SMALL:
+        return 1
+    return min(cores(), len(comparison.attention) * len(comparison.seeds))
+
+
+def train_side_by_side(command: str, output: OutputFolder, runs: Sequence[Run], workers: int) -> None:
+    """Train the runs that are not finished, several at a time.
+
+    Args:
+        command: of :mod:`hf_semfocus.cli`, whose options are in the output folder.
+        output: of the comparison.
+        runs: of it.
+        workers: processes at a time.
+
+    Raises:
+        RuntimeError: a run failed twice; says what its process said last.
+        SystemExit: after SIGTERM or Ctrl-C, once all have saved their state.
+    """
+    program = [sys.executable, "-m", "hf_semfocus.cli", command, "--config", str(output.path / "config.yaml")]
+    program += ["--output_dir", str(output.path), "--resume", "--cpu_threads", "1"]
+
+    def job(run: Run) -> Job:
+        which = ["--attention", run.attention, "--seeds", str(run.seed), "--part", f"{run.number}/{run.of}"]
+        return Job(run.name, [*program, *which], run.log, run.folder / "output.txt", run.result)
+
+    failures = side_by_side([job(run) for run in runs], workers, relay="run ")
+    if failures:
+        told = "; ".join(f"{failure.name} (status {failure.status}): {failure.said}" for failure in failures)
+        raise RuntimeError(f"{len(failures)} of {len(runs)} runs failed, and --resume tries again: {told}")

@@ -1,0 +1,93 @@
+"""The runs of a comparison side by side: what comes out is what one run after another gives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from recipe import ROOT, bare, pretrain, timeless
+
+from hf_semfocus.experiments.workers import SMALL, number_of_workers
+from hf_semfocus.machine import cores
+from hf_semfocus.training import ComparisonOptions, TrainingOptions
+
+TINY = "--train_size 43 --eval_size 31 --batch_size 5 --target_accuracy 2 --hidden_size 8 --intermediate_size 8 "
+TINY += "--num_layers 1 --attention sdpa topk_sparse:k=3 --seeds 3 4 --dropout 0.1"
+
+
+def args(folder, epochs, *more):
+    return [*TINY.split(), "--epochs", str(epochs), "--output_dir", str(folder), *more]
+
+
+def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path):
+    whole = pretrain.main(args(tmp_path / "whole", 12, "--cpu_threads", "1"))
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(cut, 12, "--workers", "2")]
+    process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while len(list(cut.glob("runs/*/checkpoint-*/progress.json"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.run([*command, "--resume"], env=bare(), cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    # without a terminal, the lines of the runs come through
+    assert "run 4 of 4, topk_sparse:k=3/4, epoch 12/12" in again.stdout
+    assert timeless(cut) == timeless(tmp_path / "whole")
+    finished = pretrain.main(args(cut, 12, "--resume", "--cpu_threads", "1"))
+    assert [result["eval_loss"] for result in finished] == [result["eval_loss"] for result in whole]
+
+
+def test_ctrl_c_saves_all_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(tmp_path, 500, "--workers", "2")]
+    process = subprocess.Popen(
+        command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while len(list(tmp_path.glob("runs/*/checkpoint-*/progress.json"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    printed, errors = process.communicate()
+    assert process.returncode == 130
+    assert "stopped by Ctrl-C" in printed
+    assert "Traceback" not in errors
+    assert len(list(tmp_path.glob("runs/*/checkpoint-*/progress.json"))) >= 2
+
+
+class OneProcess:
+    num_processes, device = 1, type("Device", (), {"type": "cpu"})
+
+
+class TwoProcesses(OneProcess):
+    num_processes = 2
+
+
+def test_small_models_on_a_cpu_go_side_by_side_unless_told_otherwise():
+    comparison = ComparisonOptions(attention=["sdpa", "eager"], seeds=[1])
+    how = (OneProcess, TrainingOptions(), comparison)
+    assert number_of_workers(*how, SMALL) == min(cores(), 2)
+    assert number_of_workers(*how, SMALL + 1) == 1
+    assert number_of_workers(TwoProcesses, TrainingOptions(), comparison, 1) == 1
+    comparison.cpu_threads = 1
+    assert number_of_workers(*how, 1) == 1
+    comparison.workers = 5
+    assert number_of_workers(*how, 1) == 5
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "options"),
+    [(TwoProcesses, TrainingOptions()), (OneProcess, TrainingOptions(report_to="tensorboard"))],
+)
+def test_workers_that_cannot_be_are_refused(accelerator, options):
+    with pytest.raises(ValueError, match="workers=2 with"):
+        number_of_workers(accelerator, options, ComparisonOptions(attention=["sdpa"], workers=2), 1)
+
+
+@pytest.mark.parametrize("given", [["--part", "2"], ["--part", "1/2", "--seeds", "1", "2"]])
+def test_parts_that_are_none_are_refused(tmp_path, given):
+    with pytest.raises(ValueError, match="part="):
+        pretrain.main(["--attention", "sdpa", *given, "--output_dir", str(tmp_path)])
