@@ -14,9 +14,9 @@ from conftest import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-import semfocus
 from hf_semfocus import mechanisms, tasks
 from hf_semfocus.benchmark import summary
+from hf_semfocus.cli.command import main as semfocus
 from hf_semfocus.conclusion import conclusion
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,7 @@ def test_commands_of_the_package_run(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     with pytest.raises(SystemExit) if options == ["--help"] else nullcontext() as ended:
-        semfocus.main([name, *options, *shlex.split(SMALL.get(name, ""))])
+        semfocus([name, *options, *shlex.split(SMALL.get(name, ""))])
     assert ended is None or ended.value.code == 0
     assert capsys.readouterr().out.count("\n") > 5
 

@@ -194,7 +194,9 @@ def test_max_steps_ends_a_run_within_an_epoch(tmp_path):
 def test_best_and_last_models_are_what_was_evaluated(tmp_path):
     result, records = start(tmp_path, epochs=6, learning_rate=0.5)
     folder = tmp_path / "runs" / "sdpa_7"
-    assert sorted(path.name for path in folder.iterdir()) == ["best", "checkpoint-00000030", "last", "result.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best", "checkpoint-00000030", "last", "metrics.jsonl", "result.json",
+    ]  # fmt: skip
     data = rows(11, seed=1)
     scores = {}
     for name in ("best", "last"):
@@ -441,7 +443,7 @@ def test_other_setting_is_an_error(tmp_path, monkeypatch, name, before, now):
 
 def test_lost_records_are_an_error(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch, step=10)
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "runs" / "sdpa_7" / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match="has 0 records of sdpa/7; its checkpoint counts 2"):
         start(tmp_path, resume=True)
 
