@@ -16,6 +16,15 @@ import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 VOCABULARY = 61
+SPARSE = [
+    "topk_sparse:k=3",
+    "bottomk_sparse:k=3",
+    "random_sparse:k=3",
+    "banded_sparse:window=3,num_global_tokens=1",
+    "block_local_sparse:block_size=4,num_global_tokens=1",
+    "strided_sparse:window=2,stride=3",
+]
+"""Every mechanism with few keys."""
 CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 """What models call the cache they are given: ``cache`` from Transformers 5.24 on."""
 PATIENCE = 600

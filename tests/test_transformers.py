@@ -5,20 +5,12 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import VOCABULARY, tiny_config
+from conftest import SPARSE, VOCABULARY, tiny_config
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_semfocus
 from hf_semfocus import mechanisms
 
-SPARSE = [
-    "topk_sparse:k=3",
-    "bottomk_sparse:k=3",
-    "random_sparse:k=3",
-    "banded_sparse:window=3,num_global_tokens=1",
-    "block_local_sparse:block_size=4,num_global_tokens=1",
-    "strided_sparse:window=2,stride=3",
-]
 EVERYTHING = [
     "topk_sparse:k=99",
     "bottomk_sparse:k=99",

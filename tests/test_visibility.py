@@ -5,30 +5,18 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import CACHE, VOCABULARY, tiny_config
+from conftest import CACHE, SPARSE, VOCABULARY, tiny_config
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
 import hf_semfocus
-from hf_semfocus import backends, mechanisms, sparse_attention
+from hf_semfocus import backends, sparse_attention
 from hf_semfocus.hf import layers
 
-SPARSE = [
-    "topk_sparse:k=3",
-    "bottomk_sparse:k=3",
-    "random_sparse:k=3",
-    "banded_sparse:window=3,num_global_tokens=1",
-    "block_local_sparse:block_size=4,num_global_tokens=1",
-    "strided_sparse:window=2,stride=3",
-]
 # what a layer with a sliding window can compute
 UNANCHORED = ["topk_sparse:k=3", "bottomk_sparse:k=3", "banded_sparse:window=3"]
 LENGTH, PADDING, STEPS = 11, 3, {"one go": [11], "chunks": [4, 5, 2], "token by token": [1] * 11}
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
 IDS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-
-def test_list_above_is_complete():
-    assert sorted(spec.split(":")[0] for spec in SPARSE) == mechanisms.names()
 
 
 def sharpened(auto, config, spec):
