@@ -164,9 +164,9 @@ def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_pa
 
 
 def test_two_grids_in_one_folder_are_refused(tmp_path, training):
-    from hf_semfocus.training.files import locked
+    from hf_semfocus.files import locked
 
-    code = f"from hf_semfocus.training.files import locked; from pathlib import Path; h = locked(Path({str(tmp_path / '.lock')!r})); print('held', flush=True); input()"  # noqa: E501
+    code = f"from hf_semfocus.files import locked; from pathlib import Path; h = locked(Path({str(tmp_path / '.lock')!r})); print('held', flush=True); input()"  # noqa: E501
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match="in use by another process"):

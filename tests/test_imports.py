@@ -23,23 +23,25 @@ LAYERS = {
     "functional": {"backends", "masks", "mechanisms", "problem", "shown", "visibility"},
     "hf": {"backends", "functional", "masks", "mechanisms", "problem", "shown", "suggest", "visibility"},
     "models": {"mechanisms", "hf", "suggest"},
-    "disk": set(),
+    "files": set(),
     "machine": set(),
-    "hub": {"mechanisms", "hf", "disk", "machine", "shown"},
+    "hub": {"mechanisms", "hf", "files", "machine", "shown"},
     "tasks": {"suggest"},
     "text": {"shown"},
     "metrics": set(),
     "plots": set(),
     "conclusion": set(),
     "report": {"conclusion", "plots"},
-    "training": {"disk", "hf", "machine", "suggest"},
-    "grid": {"training"},
+    "training": {"files", "hf", "machine", "suggest"},
+    "grid": {"files", "training"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
-    "experiments": {"backends", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "plots", "report"}
-    | {"tasks", "text", "training"},
+    "experiments": {
+        *("backends", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "plots", "report"),
+        *("tasks", "text", "training"),
+    },
     "cli": {
-        *("__version__", "backends", "benchmark", "experiments", "functional", "grid", "hf", "machine", "mechanisms"),
-        *("models", "suggest", "training"),
+        *("__version__", "backends", "benchmark", "experiments", "files", "functional", "grid", "hf", "machine"),
+        *("mechanisms", "models", "suggest", "training"),
     },
 }
 

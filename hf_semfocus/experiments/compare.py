@@ -14,11 +14,11 @@ from accelerate.utils import set_seed
 
 from .. import report
 from ..backends.native.build import load as load_kernels
+from ..files import check_space, locked
 from ..hf import observe
 from ..hf.settings import is_ours
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
 from ..training.batches import steps_per_epoch
-from ..training.files import check_space, locked
 from ..training.loop import ended
 from ..training.output import LOCK
 from ..training.setup import start_tracking

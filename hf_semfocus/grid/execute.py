@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..training.files import locked
+from ..files import locked
 from ..training.log import read
 from .local import Failure, Job, side_by_side
 from .points import Point

@@ -71,8 +71,7 @@ class _Worker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others in order
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_detach if os.name == "posix" else None,
             )
 
     def look(self) -> None:
@@ -174,9 +173,14 @@ def side_by_side(
     return failures
 
 
-def _end_with_parent() -> None:
-    """Have this process asked to stop when its parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def _detach() -> None:
+    """Let Ctrl-C reach the parent alone, which ends its processes in order, and its death reach this one.
+
+    A group of its own and no session, as systems that share the processor among sessions would overrule ``nice``.
+    """
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _outcome(result: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ..disk import no_space
+from ..files import no_space
 from . import adapters
 from .describe import Description
 from .errors import HubError

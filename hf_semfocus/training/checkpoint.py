@@ -21,8 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
-from ..disk import no_space
-from .files import UNFINISHED, crc, publish
+from ..files import UNFINISHED, crc, no_space, publish
 from .sharding import layout
 
 PROGRESS = "progress.json"

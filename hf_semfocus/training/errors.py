@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..disk import no_space
+from ..files import no_space
 from .signals import LAUNCHED, exit_status, is_alone
 
 OURS = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .files import sync, write_text
+from ..files import sync, write_text
 
 
 class MetricsLog:

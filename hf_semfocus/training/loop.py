@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..files import write_json
 from .batches import Rows, epoch_order, iterate, steps_per_epoch
 from .checkpoint import Checkpoints, Progress
 from .display import RunDisplay
 from .evaluation import evaluate
-from .files import write_json
 from .log import MetricsLog
 from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
-from .files import UNFINISHED, locked, write_text
+from ..files import UNFINISHED, locked, write_text
 from .log import gather
 from .loop import Run
 from .options import TrainingOptions

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whenever the process dies."""
+"""Files that are whole or not there at all, whenever the process dies, and disks that are full."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 UNFINISHED = ".unfinished"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BROKEN = ("basic_ios::clear: iostream error", ". unexpected pos ")
 
 
 def sync(path: Path) -> None:
@@ -125,3 +127,16 @@ def replacing(folder: Path) -> Iterator[Path]:
             file.unlink()
     sync(folder)
     unfinished.rmdir()
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an exception says that a disk, a quota or a file-size limit is full.
+
+    The operating system gives a number, safetensors spells it, and PyTorch only tells that its stream broke.
+    """
+    said = str(error)
+    return (
+        getattr(error, "errno", None) in FULL
+        or any(f"(os error {number})" in said for number in FULL)
+        or (isinstance(error, RuntimeError) and any(part in said for part in BROKEN))
+    )
