@@ -71,7 +71,7 @@ def test_every_class_is_supported_or_refused():
     unknown = [one for one in found if one["outcome"] in families.BAD and one["class"] not in families.KNOWN]
     assert not unknown, "\n".join(f"{one['class']}: {one['why']}" for one in unknown)
     totals = collections.Counter(one["outcome"] for one in found)
-    assert totals["supported"] > 800
+    assert totals["supported"] > 700
     assert totals["not built"] < len(found) / 5
     bad = {one["class"] for one in found if one["outcome"] in families.BAD}
     assert families.KNOWN.keys() <= bad, "no longer needed"
