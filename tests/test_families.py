@@ -13,7 +13,7 @@ SUPPORTED = [
     "OPTForCausalLM", "GPTNeoXForCausalLM", "DeepseekV4ForCausalLM", "NllbMoeModel", "BertModel", "BertLMHeadModel",
     "RobertaModel", "DistilBertModel", "AlbertModel", "ModernBertModel", "SplinterModel", "LayoutLMModel", "T5Model",
     "BartModel", "PegasusModel", "WhisperModel", "ViTModel", "CLIPModel", "SiglipModel",
-    "DetrModel", "BailingHybridModel", "ViTMAEForPreTraining",
+    "DetrModel", "MiniMaxModel", "ViTMAEForPreTraining",
 ]  # fmt: skip
 REFUSED = ["BloomModel", "DebertaV2Model", "MambaModel", "GPTNeoModel", "DeepseekV32ForCausalLM", "LongT5Model",
            "BigBirdPegasusModel", "SamVisionModel", "GitModel", "PatchTSMixerModel"]  # fmt: skip
