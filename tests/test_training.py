@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from transformers import AutoModelForSequenceClassification
 
 import hf_semfocus  # noqa: F401
+from hf_semfocus import files as files_module
 from hf_semfocus.models import Sizes, build_classifier
 from hf_semfocus.training import (
     ComparisonOptions,
@@ -27,7 +28,6 @@ from hf_semfocus.training import (
     train,
 )
 from hf_semfocus.training import checkpoint as checkpoint_module
-from hf_semfocus.training import files as files_module
 from hf_semfocus.training import loop as loop_module
 from hf_semfocus.training.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.training.log import MetricsLog, read
