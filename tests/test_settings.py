@@ -13,6 +13,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
     CLIPConfig,
     GPT2Config,
     PreTrainedTokenizerFast,
@@ -264,6 +266,22 @@ def test_parts_follow_the_whole_unless_they_have_a_say_of_their_own(tmp_path):
     with pytest.raises(ValueError, match="banded_sparse has no parameter 'k'"):
         hf_semfocus.configure(built, k=5)
     assert built.config.text_config.semfocus == {"window": 3}
+
+
+def test_copies_that_the_layers_of_a_part_hold_follow_that_part():
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**small, "image_size": 16, "patch_size": 8},
+        qformer_config={**small, "vocab_size": VOCABULARY, "encoder_hidden_size": 16},
+        text_config=T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+        image_token_index=VOCABULARY - 1,
+    )
+    built = Blip2ForConditionalGeneration(config)
+    stacks = built.language_model.encoder, built.language_model.decoder
+    for name in ("topk_sparse:k=2", "banded_sparse:window=3", "sdpa"):
+        built.set_attn_implementation({"text_config": name})
+        assert [stack.config._attn_implementation for stack in stacks] == [name, name]
+        assert built.config._attn_implementation == built.vision_model.config._attn_implementation == "sdpa"
 
 
 def test_parts_without_parameters_of_their_own_take_those_of_the_whole_when_loaded(tmp_path):

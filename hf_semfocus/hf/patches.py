@@ -16,7 +16,7 @@ What is wrapped of configurations is in ``configs.py``. Nothing changes for mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -32,7 +32,7 @@ from .entry import has_ours
 from .parameters import NAME, hand_down, own, rename
 from .settings import check_name, is_ours, resolve
 from .support import check_class, check_modules, is_part
-from .switching import all_or_nothing, check, configurations, stamp
+from .switching import all_or_nothing, check, configurations, speakers, stamp
 from .visibility import mark
 from .wrapping import when_imported, wrap
 
@@ -94,20 +94,19 @@ def _set(
             return
         attn_implementation = _without_none(attn_implementation)
     asked = {id(config): name for config, name in _asked(self.config, attn_implementation)}
-    for module in self.modules():
-        if isinstance(module, PreTrainedModel):
-            name = asked.get(id(module.config), asked.get(id(self.config)))
-            if is_ours(name):
-                check_class(type(module), name)
-                check_modules(module, name, whole=module is self)
-    name = asked[id(self.config)]
+    followed = {id(config): speaker for config, speaker in _copies(self, asked)}
+    for module, speaker in speakers(self):
+        if isinstance(module, PreTrainedModel) and is_ours(name := asked[id(speaker)]):
+            check_class(type(module), name)
+            check_modules(module, name, whole=module is self)
     with all_or_nothing(held):
         for config in held:
-            rename(config, config._attn_implementation, asked.get(id(config), name))
+            rename(config, config._attn_implementation, asked[id(followed.get(id(config), config))])
         original(self, attn_implementation, *args, **kwargs)
         for config in held:  # Transformers does not reach the copies that layers hold, nor any before 5.23
-            if id(config) not in asked and any(map(is_ours, (name, config._attn_implementation))):
-                setattr(config, NAME, self.config._attn_implementation)
+            speaker = followed.get(id(config), config)
+            if any(is_ours(each._attn_implementation) for each in (speaker, config)):
+                setattr(config, NAME, speaker._attn_implementation)
         hand_down(self.config)
         check(held)
     setattr(self, adapters.UNASKED, None)
@@ -129,6 +128,21 @@ def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedCon
     for key in config.sub_configs:
         if (sub := getattr(config, key, None)) is not None:
             yield from _asked(sub, value.get(key) if isinstance(value, dict) else value)
+
+
+def _copies(model: PreTrainedModel, asked: Container[int]) -> Iterator[tuple[PreTrainedConfig, PreTrainedConfig]]:
+    """Every configuration that a module holds and is not saved, such as a copy, and the one that it follows."""
+
+    def follow(config: PreTrainedConfig, speaker: PreTrainedConfig) -> Iterator:
+        if id(config) not in asked:
+            yield config, speaker
+        for key in config.sub_configs:
+            if (part := getattr(config, key, None)) is not None:
+                yield from follow(part, getattr(speaker, key, None) or speaker)
+
+    for module, speaker in speakers(model):
+        if isinstance(module.config, PreTrainedConfig):
+            yield from follow(module.config, speaker)
 
 
 def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:

@@ -74,13 +74,19 @@ def all_or_nothing(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
 
 def stamp(model: PreTrainedModel) -> None:
     """Let every module find the configuration that is saved for it: the model's, or a declared part of that."""
-    saved = {id(part) for part in parts(model.config)}
+    for module, speaker in speakers(model):
+        setattr(module, SPEAKER, speaker)
 
-    def visit(module: nn.Module, speaker: PreTrainedConfig) -> None:
+
+def speakers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
+    """Every module that has a configuration, and the one that is saved for it: its own, or of what it is part of."""
+    saved = {id(part) for part in (model.config, *parts(model.config))}
+
+    def visit(module: nn.Module, speaker: PreTrainedConfig) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
         if (config := getattr(module, "config", None)) is not None:
             speaker = config if id(config) in saved else speaker
-            setattr(module, SPEAKER, speaker)
+            yield module, speaker
         for child in module.children():
-            visit(child, speaker)
+            yield from visit(child, speaker)
 
-    visit(model, model.config)
+    return visit(model, model.config)
