@@ -114,3 +114,16 @@ def test_a_part_without_attention_is_a_part_and_no_model_of_its_own():
     # whoever names the part alone asks for something
     with pytest.raises(UnsupportedModelError, match="ResNetBackbone computes"):
         detr({"backbone_config": SPEC})
+
+
+class BeginsWithItsPart(transformers.BertPreTrainedModel):
+    def __init__(self, config):
+        part = transformers.BertModel(config)
+        super().__init__(config)
+        self.bert = part
+        self.post_init()
+
+
+def test_a_model_may_make_its_parts_before_itself():
+    built = BeginsWithItsPart._from_config(transformers.BertConfig(**TEXT), attn_implementation=SPEC)
+    assert built.bert.config._attn_implementation == SPEC

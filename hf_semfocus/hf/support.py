@@ -74,8 +74,10 @@ def is_part(model: PreTrainedModel) -> bool:
     frame = sys._getframe(1)
     while frame is not None:
         outer = frame.f_locals.get("self") if frame.f_code.co_name == "__init__" else None
-        if isinstance(outer, PreTrainedModel) and outer is not model and is_ours(outer.config._attn_implementation):
-            return True
+        if isinstance(outer, PreTrainedModel) and outer is not model:
+            config = outer.__dict__.get("config", frame.f_locals.get("config"))  # it may have begun with its parts
+            if is_ours(getattr(config, "_attn_implementation", None)):
+                return True
         frame = frame.f_back
     return False
 
