@@ -172,6 +172,22 @@ def test_a_mask_that_was_written_to_gets_its_own_list(write, layout):
     assert (after[1] == 20).any()
 
 
+@pytest.mark.parametrize("layout", ["cut", "cut and shifted", "odd"])
+def test_a_mask_that_is_a_part_of_another_is_remembered(layout):
+    whole = torch.ones(2, 1, 80, 160, dtype=torch.bool)
+    mask = {
+        "cut": whole[..., :80],
+        "cut and shifted": whole[..., 3:83],
+        "odd": torch.ones(1 + 2 * 80 * 80, dtype=torch.bool)[1:].view(2, 1, 80, 80),
+    }[layout]
+    before = lists.make(*problem(STATIC[0], mask, n=80))
+    assert lists.make(*problem(STATIC[0], mask, n=80)) is before
+    mask[0, 0, :, 20] = False
+    after = lists.make(*problem(STATIC[0], mask, n=80))
+    assert not (after[0] == 20).any()
+    assert (after[1] == 20).any()
+
+
 def test_threads_may_share_what_is_remembered(monkeypatch):
     # a thread may lose its turn wherever a key is hashed, so within every change of the table
     hashed = mechanisms.get("banded_sparse").__hash__
