@@ -163,16 +163,29 @@ def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_pa
     assert wanted[1] in Results(tmp_path / "kept")
 
 
-def test_two_grids_in_one_folder_are_refused(tmp_path, training):
+def test_grids_with_the_same_results_keep_each_others_lines(tmp_path, training):
+    one, two = points(1, 2)
+    kept = [Results(tmp_path / "kept") for _ in range(3)]
+    for results, point in zip(kept, (one, two, one), strict=True):  # none has seen what the others wrote
+        assert run([point], tmp_path / f"out-{point.name}", results, training) == []
+    assert [run["point"] for run in Results(tmp_path / "kept").runs] == [one.name, two.name]
+    assert len(Results(tmp_path / "kept").evaluations) == 4
+    assert starts(tmp_path / f"out-{one.name}", one) == 1
+
+
+@pytest.mark.parametrize("shared", ["out", "kept"])
+def test_two_grids_in_one_folder_are_refused(tmp_path, training, shared):
     from hf_semfocus.files import locked
 
-    code = f"from hf_semfocus.files import locked; from pathlib import Path; h = locked(Path({str(tmp_path / '.lock')!r})); print('held', flush=True); input()"  # noqa: E501
+    (tmp_path / shared).mkdir()
+    lock = tmp_path / shared / ".lock"
+    code = f"from hf_semfocus.files import locked; from pathlib import Path; h = locked(Path({str(lock)!r})); print('held', flush=True); input()"  # noqa: E501
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match="in use by another process"):
-        run(points(1), tmp_path, Results(tmp_path / "kept"), training)
+        run(points(1), tmp_path / "out", Results(tmp_path / "kept"), training)
     other.communicate("\n")
-    locked(tmp_path / ".lock").close()
+    locked(lock).close()
 
 
 DRIVER = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,19 @@ def run(
         The points that failed to the last.
 
     Raises:
-        ValueError: another process runs a grid in this folder.
+        ValueError: another process runs a grid in this folder, or writes these results.
         SystemExit: after SIGTERM or Ctrl-C, once all processes have saved their state.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    left = {point.name: point for point in points if point not in results}
 
     def finished(job: Job, result: Mapping[str, Any]) -> None:
         results.add(left[job.name], result, read(job.log))
 
-    with closing(locked(folder / ".lock")):
+    with ExitStack() as held:
+        for place in {folder.resolve(), results.folder.resolve()}:
+            place.mkdir(parents=True, exist_ok=True)
+            held.enter_context(closing(locked(place / ".lock")))
+        results.read()
+        left = {point.name: point for point in points if point not in results}
         jobs = [_job(point, folder / name, command(point)) for name, point in left.items()]
         return side_by_side(jobs, workers, retries, finished, before=len(points) - len(left))
 

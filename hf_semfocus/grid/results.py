@@ -31,10 +31,14 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.runs = _read(folder / RUNS)
+        self.read()
+
+    def read(self) -> None:
+        """Read the files again, which another process may have written."""
+        self.runs = _read(self.folder / RUNS)
         finished = {run["point"] for run in self.runs}
         # those of a run that has no line were written by a process that died just then
-        self.evaluations = [line for line in _read(folder / EVALUATIONS) if line["point"] in finished]
+        self.evaluations = [line for line in _read(self.folder / EVALUATIONS) if line["point"] in finished]
 
     def __contains__(self, point: Point) -> bool:
         """Whether the point is finished."""
