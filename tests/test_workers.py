@@ -9,9 +9,10 @@ import time
 import pytest
 from recipe import ROOT, bare, pretrain, timeless
 
+from hf_semfocus.experiments import compare, synthetic, workers
 from hf_semfocus.experiments.workers import SMALL, number_of_workers
 from hf_semfocus.machine import cores
-from hf_semfocus.training import ComparisonOptions, TrainingOptions
+from hf_semfocus.training import ComparisonOptions, OutputFolder, TrainingOptions, parse, start
 
 TINY = "--train_size 43 --eval_size 31 --batch_size 5 --target_accuracy 2 --hidden_size 8 --intermediate_size 8 "
 TINY += "--num_layers 1 --attention sdpa topk_sparse:k=3 --seeds 3 4 --dropout 0.1"
@@ -69,13 +70,13 @@ class TwoProcesses(OneProcess):
 def test_small_models_on_a_cpu_go_side_by_side_unless_told_otherwise():
     comparison = ComparisonOptions(attention=["sdpa", "eager"], seeds=[1])
     how = (OneProcess, TrainingOptions(), comparison)
-    assert number_of_workers(*how, SMALL) == min(cores(), 2)
-    assert number_of_workers(*how, SMALL + 1) == 1
-    assert number_of_workers(TwoProcesses, TrainingOptions(), comparison, 1) == 1
+    assert number_of_workers(*how, SMALL, "pretrain") == min(cores(), 2)
+    assert number_of_workers(*how, SMALL + 1, "pretrain") == 1
+    assert number_of_workers(TwoProcesses, TrainingOptions(), comparison, 1, "pretrain") == 1
     comparison.cpu_threads = 1
-    assert number_of_workers(*how, 1) == 1
+    assert number_of_workers(*how, 1, "pretrain") == 1
     comparison.workers = 5
-    assert number_of_workers(*how, 1) == 5
+    assert number_of_workers(*how, 1, "pretrain") == 5
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,28 @@ def test_small_models_on_a_cpu_go_side_by_side_unless_told_otherwise():
 )
 def test_workers_that_cannot_be_are_refused(accelerator, options):
     with pytest.raises(ValueError, match="workers=2 with"):
-        number_of_workers(accelerator, options, ComparisonOptions(attention=["sdpa"], workers=2), 1)
+        number_of_workers(accelerator, options, ComparisonOptions(attention=["sdpa"], workers=2), 1, "pretrain")
+
+
+def test_an_experiment_that_no_command_makes_is_trained_in_this_process(tmp_path):
+    options = TrainingOptions(output_dir=str(tmp_path), epochs=1)
+    accelerator = start(options, None)
+    experiment = synthetic("parity", None, {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1}, 50, 25)
+    comparison = ComparisonOptions(attention=["sdpa", "topk_sparse:k=3"])
+    # another process would train on what its command's options say, and there are none
+    assert [result["step"] for result in compare(accelerator, experiment, options, comparison)] == [2, 2]
+    with pytest.raises(ValueError, match="workers=2 for an experiment that no command makes"):
+        number_of_workers(accelerator, options, ComparisonOptions(attention=["sdpa"], workers=2), 1, None)
+
+
+def test_side_by_side_saves_as_often_as_is_asked(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(workers, "side_by_side", lambda jobs, *rest, **more: started.extend(jobs) or [])
+    output = type("Output", (), {"path": tmp_path})
+    workers.train_side_by_side("pretrain", output, [OutputFolder.run_in(tmp_path, "sdpa", 1)], 2, save_steps=7)
+    [job] = started
+    training = parse(*pretrain.OPTIONS, args=[a for a in job.command[4:] if "config" not in a])[3]
+    assert training.save_steps == 7
 
 
 @pytest.mark.parametrize("given", [["--part", "2"], ["--part", "1/2", "--seeds", "1", "2"]])

@@ -95,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
         experiment = synthetic(
             options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
         )
-    return compare(accelerator, experiment, training, comparison, hub, options, text)
+    return compare(accelerator, experiment, training, comparison, hub, options, text, command="pretrain")
 
 
 def configuration(args: Sequence[str]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def compare(
     comparison: ComparisonOptions,
     hub: HubOptions | None = None,
     *others: Any,
-    command: str = "pretrain",
+    command: str | None = None,
     after: Callable[[OutputFolder, TrainingOptions, list[dict[str, Any]]], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Train every attention with every seed, write the report, and publish if asked to.
@@ -47,7 +47,8 @@ def compare(
         comparison: attentions and seeds; the experiment's own attentions if there are none.
         hub: whether and where to publish.
         *others: the recipe's other dataclasses of options, to be kept beside the results.
-        command: of :mod:`hf_semfocus.cli` that makes the same experiment of the same options, for runs side by side.
+        command: of :mod:`hf_semfocus.cli` that makes the same experiment of the same options; without one, no runs
+            go side by side.
         after: what every process does once all runs are done, from the output folder, the options in force and the
             results to a paragraph for the report.
 
@@ -66,7 +67,8 @@ def compare(
     for attention in attentions:  # a name that does not work ends it here
         for name in FocusSchedule.parse(attention).names:
             model = experiment.build(name)
-    workers = number_of_workers(accelerator, options, comparison, sum(p.numel() for p in model.parameters()))
+    parameters = sum(p.numel() for p in model.parameters())
+    workers = number_of_workers(accelerator, options, comparison, parameters, command)
     space = _bytes_needed(model, options, len(attentions) * len(seeds))
     del model
     if comparison.part:
@@ -84,7 +86,8 @@ def compare(
     runs = [output.run(*run, number, len(which)) for number, run in enumerate(which, start=1)]
     if workers > 1:
         length = steps_per_epoch(len(first_rows[0]), options.batch_size)
-        train_side_by_side(command, output, [run for run in runs if ended(run, options, length) is None], workers)
+        left = [run for run in runs if ended(run, options, length) is None]
+        train_side_by_side(command, output, left, workers, options.save_steps)
     rows = {seeds[0]: first_rows}
     results = []
     for run in runs:

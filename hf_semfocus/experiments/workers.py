@@ -16,7 +16,11 @@ SMALL = 10_000_000
 
 
 def number_of_workers(
-    accelerator: Accelerator, options: TrainingOptions, comparison: ComparisonOptions, parameters: int
+    accelerator: Accelerator,
+    options: TrainingOptions,
+    comparison: ComparisonOptions,
+    parameters: int,
+    command: str | None,
 ) -> int:
     """How many runs go side by side: what is asked for, or one per core where that is faster.
 
@@ -25,9 +29,11 @@ def number_of_workers(
         options: of the training.
         comparison: ``workers``, if it is set.
         parameters: of the model.
+        command: that makes the experiment in another process; None if there is none.
 
     Raises:
-        ValueError: several are asked for where each run takes several processes, or where a tracker writes.
+        ValueError: several are asked for where each run takes several processes, where a tracker writes, or where no
+            command makes the experiment.
     """
     alone = accelerator.num_processes == 1 and options.report_to == "none"
     if comparison.workers is not None:
@@ -36,13 +42,19 @@ def number_of_workers(
                 f"workers={comparison.workers} with {accelerator.num_processes} processes and "
                 f"report_to={options.report_to!r}; runs side by side take one process each and no tracker"
             )
+        if comparison.workers > 1 and command is None:
+            raise ValueError(f"workers={comparison.workers} for an experiment that no command makes; expected 1")
         return comparison.workers
-    if not alone or accelerator.device.type != "cpu" or comparison.cpu_threads or parameters > SMALL:
+    if command is None or not alone or accelerator.device.type != "cpu":
+        return 1
+    if comparison.cpu_threads or parameters > SMALL:
         return 1
     return min(cores(), len(comparison.attention) * len(comparison.seeds))
 
 
-def train_side_by_side(command: str, output: OutputFolder, runs: Sequence[Run], workers: int) -> None:
+def train_side_by_side(
+    command: str, output: OutputFolder, runs: Sequence[Run], workers: int, save_steps: int | None
+) -> None:
     """Train the runs that are not finished, several at a time.
 
     Args:
@@ -50,6 +62,7 @@ def train_side_by_side(command: str, output: OutputFolder, runs: Sequence[Run], 
         output: of the comparison.
         runs: of it.
         workers: processes at a time.
+        save_steps: of the training, which the output folder does not keep.
 
     Raises:
         RuntimeError: a run failed twice; says what its process said last.
@@ -57,6 +70,7 @@ def train_side_by_side(command: str, output: OutputFolder, runs: Sequence[Run], 
     """
     program = [sys.executable, "-m", "hf_semfocus.cli", command, "--config", str(output.path / "config.yaml")]
     program += ["--output_dir", str(output.path), "--resume", "--cpu_threads", "1"]
+    program += ["--save_steps", str(save_steps)] if save_steps else []
 
     def job(run: Run) -> Job:
         which = ["--attention", run.attention, "--seeds", str(run.seed), "--part", f"{run.number}/{run.of}"]
