@@ -46,10 +46,14 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
+def flags() -> str:
+    """All that the processor can, or what is known of it where the system does not tell."""
+    return _cpuinfo("flags") or _cpuinfo("Features") or f"{platform.machine()} {platform.processor()}"
+
+
 def instruction_sets() -> list[str]:
     """Those of the processor's instruction sets that matter here; none where the system does not list them."""
-    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
-    return sorted({flag for flag in flags if flag.startswith(INSTRUCTIONS)})
+    return sorted({flag for flag in flags().split() if flag.startswith(INSTRUCTIONS)})
 
 
 def gpus() -> list[str]:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
+from ... import machine
 from . import cache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -97,7 +98,7 @@ def _key(compiler: Sequence[str]) -> str:
         version = _output([*compiler, "--version"])
     except OSError as error:
         raise MissingError(f"{compiler[0]} does not run: {error}; name another C++ compiler in CXX") from error
-    parts = (SOURCE.read_text(encoding="utf-8"), version, " ".join((*compiler[1:], *FLAGS)), _processor())
+    parts = (SOURCE.read_text(encoding="utf-8"), version, " ".join((*compiler[1:], *FLAGS)), machine.flags())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -142,12 +143,3 @@ def _output(command: Sequence[str]) -> str:
         lines = said.strip().splitlines() or ["no message"]
         raise OSError(f"{lines[0]} (status {process.returncode})")
     return output
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    return f"{platform.machine()} {platform.processor()}"
