@@ -1,10 +1,14 @@
 """The runs of a comparison side by side: what comes out is what one run after another gives."""
 
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from recipe import ROOT, bare, pretrain, timeless
@@ -35,7 +39,9 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
     process.wait()
     again = subprocess.run([*command, "--resume"], env=bare(), cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    # without a terminal, the lines of the runs come through
+    # without a terminal, the lines of the runs come through, with no guess at those beside them
+    assert " for all runs" not in again.stdout
+    assert "4 of 4 runs done, " in again.stdout
     assert "run 4 of 4, topk_sparse:k=3/4, epoch 12/12" in again.stdout
     assert timeless(cut) == timeless(tmp_path / "whole")
     finished = pretrain.main(args(cut, 12, "--resume", "--cpu_threads", "1"))
@@ -54,7 +60,9 @@ def test_ctrl_c_saves_all_and_says_how_to_go_on(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate()
     assert process.returncode == 130
-    assert "stopped by Ctrl-C" in printed
+    assert "stopped by Ctrl-C; --resume goes on from there" in printed
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len({record["run"] for record in records}) >= 2
     assert "Traceback" not in errors
     assert len(list(tmp_path.glob("runs/*/checkpoint-*/progress.json"))) >= 2
 
@@ -113,3 +121,20 @@ def test_side_by_side_saves_as_often_as_is_asked(tmp_path, monkeypatch):
 def test_parts_that_are_none_are_refused(tmp_path, given):
     with pytest.raises(ValueError, match="part="):
         pretrain.main(["--attention", "sdpa", *given, "--output_dir", str(tmp_path)])
+
+
+def test_lines_come_through_where_only_standard_error_is_a_terminal(tmp_path):
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(tmp_path / "out", 1, "--workers", "2")]
+    process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    threading.Thread(target=drain, args=[main], daemon=True).start()
+    printed, _ = process.communicate()
+    assert "run 4 of 4, topk_sparse:k=3/4, epoch 1/1" in printed
+
+
+def drain(main):
+    """Read what comes to a terminal, so that nobody waits for it, up to its end."""
+    with suppress(OSError):
+        while os.read(main, 4096):
+            pass

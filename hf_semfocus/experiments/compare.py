@@ -87,7 +87,7 @@ def compare(
     if workers > 1:
         length = steps_per_epoch(len(first_rows[0]), options.batch_size)
         left = [run for run in runs if ended(run, options, length) is None]
-        train_side_by_side(command, output, left, workers, options.save_steps)
+        train_side_by_side(command, output, runs, left, workers, options.save_steps)
     rows = {seeds[0]: first_rows}
     results = []
     for run in runs:
@@ -119,7 +119,7 @@ def _part(
     """Train the only run, in the output folder that another process holds."""
     [attention], [seed] = comparison.attention, comparison.seeds
     number, of = map(int, comparison.part.split("/"))
-    run = replace(OutputFolder.run_in(Path(options.output_dir), attention, seed), number=number, of=of)
+    run = replace(OutputFolder.run_in(Path(options.output_dir), attention, seed), number=number, of=of, alone=False)
     run.folder.mkdir(parents=True, exist_ok=True)
     with closing(locked(run.folder / LOCK)):
         return [_train(accelerator, experiment, options, run, *_rows(accelerator, experiment, seed))]

@@ -53,14 +53,15 @@ def number_of_workers(
 
 
 def train_side_by_side(
-    command: str, output: OutputFolder, runs: Sequence[Run], workers: int, save_steps: int | None
+    command: str, output: OutputFolder, runs: Sequence[Run], left: Sequence[Run], workers: int, save_steps: int | None
 ) -> None:
-    """Train the runs that are not finished, several at a time.
+    """Train the runs that are left, several at a time, and keep the records of all together meanwhile.
 
     Args:
         command: of :mod:`hf_semfocus.cli`, whose options are in the output folder.
         output: of the comparison.
         runs: of it.
+        left: those that are not finished.
         workers: processes at a time.
         save_steps: of the training, which the output folder does not keep.
 
@@ -76,7 +77,14 @@ def train_side_by_side(
         which = ["--attention", run.attention, "--seeds", str(run.seed), "--part", f"{run.number}/{run.of}"]
         return Job(run.name, [*program, *which], run.log, run.folder / "output.txt", run.result)
 
-    failures = side_by_side([job(run) for run in runs], workers, relay="run ")
+    failures = side_by_side(
+        [job(run) for run in left],
+        workers,
+        before=len(runs) - len(left),
+        relay="run ",
+        recorded=lambda: output.gather(runs),
+        again="--resume",
+    )
     if failures:
         told = "; ".join(f"{failure.name} (status {failure.status}): {failure.said}" for failure in failures)
-        raise RuntimeError(f"{len(failures)} of {len(runs)} runs failed, and --resume tries again: {told}")
+        raise RuntimeError(f"{len(failures)} of {len(left)} runs failed, and --resume tries again: {told}")

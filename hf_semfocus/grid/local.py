@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..training.display import on_terminal
 from ..training.log import read
 from ..training.signals import NAMES, exit_status, stop_noted
 
@@ -61,7 +62,8 @@ class _Worker:
     """A process that does a job, and its line on the terminal."""
 
     def __init__(self, job: Job, tries: int, place: int, relay: str | None):
-        self.job, self.tries, self.place, self.relay, self.seen = job, tries, place, relay, 0
+        self.job, self.tries, self.place, self.relay, self.passed_on = job, tries, place, relay, 0
+        self.seen = self._recorded()
         self.line = tqdm(total=0, position=place, bar_format="{desc}", desc=f"  {job.name}: starts", disable=None)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("w") as output:
@@ -74,27 +76,33 @@ class _Worker:
                 preexec_fn=_detach if os.name == "posix" else None,
             )
 
-    def look(self) -> None:
-        """Show how far it is: the last evaluation on a terminal, else the lines that are to be passed on."""
-        if self.line.disable:
+    def look(self) -> bool:
+        """Show how far it is, and tell whether there are new records.
+
+        On a terminal that is the last evaluation; in a file or a pipe, the lines that are to be passed on.
+        """
+        if not on_terminal():
             self._pass_on()
-            return
-        size = self.job.log.stat().st_size if self.job.log.exists() else 0
-        if size == self.seen:
-            return
-        self.seen = size
+        recorded = self._recorded()
+        if recorded == self.seen:
+            return False
+        self.seen = recorded
         with suppress(ValueError, IndexError):  # a line that is being written
             last = read(self.job.log)[-1]
             shown = [f"{name} {last[name]:.4f}" for name in SHOWN if last.get(name) is not None]
             self.line.set_description_str(f"  {self.job.name}: epoch {last['epoch']:g}, {', '.join(shown)}")
+        return True
+
+    def _recorded(self) -> int:
+        return self.job.log.stat().st_size if self.job.log.exists() else 0
 
     def _pass_on(self) -> None:
         if self.relay is None:
             return
         with self.job.output.open("rb") as output:
-            output.seek(self.seen)
+            output.seek(self.passed_on)
             *lines, _ = output.read().split(b"\n")
-        self.seen += sum(len(line) + 1 for line in lines)
+        self.passed_on += sum(len(line) + 1 for line in lines)
         for line in lines:
             if line.startswith(self.relay.encode()):
                 print(line.decode(errors="replace"), flush=True)
@@ -118,6 +126,8 @@ def side_by_side(
     finished: Callable[[Job, Mapping[str, Any]], None] = lambda job, result: None,
     before: int = 0,
     relay: str | None = None,
+    recorded: Callable[[], object] = lambda: None,
+    again: str = "the same command",
 ) -> list[Failure]:
     """Do all jobs, several at a time.
 
@@ -128,6 +138,8 @@ def side_by_side(
         finished: called with every job that ends, and its result.
         before: how many were finished before these, for the count that is shown.
         relay: how lines begin that are passed on from what the processes print, where there is no terminal.
+        recorded: called when a job has new records.
+        again: what goes on after a stop, for people.
 
     Returns:
         The jobs that failed to the last.
@@ -146,7 +158,8 @@ def side_by_side(
                     running.append(_Worker(*waiting.popleft(), free, relay))
                 time.sleep(PAUSE)
                 for worker in list(running):
-                    worker.look()
+                    if worker.look():
+                        recorded()
                     if worker.process.poll() is None:
                         continue
                     running.remove(worker)
@@ -156,7 +169,7 @@ def side_by_side(
                         finished(worker.job, result)
                         done += 1
                         total.update()
-                        total.write(f"run {done} of {total.total}, {worker.job.name}: {_outcome(result)}")
+                        total.write(f"{done} of {total.total} runs done, {worker.job.name}: {_outcome(result)}")
                     elif worker.tries:
                         waiting.append((worker.job, worker.tries - 1))
                     else:
@@ -166,9 +179,10 @@ def side_by_side(
                 worker.process.terminate()
             for worker in running:
                 worker.end()
+            recorded()
         for number, stops in zip(NAMES, came(), strict=True):
             if stops:
-                print(f"stopped by {NAMES[number]}; the same command goes on from there", flush=True)
+                print(f"stopped by {NAMES[number]}; {again} goes on from there", flush=True)
                 raise SystemExit(exit_status(number))
     return failures
 

@@ -52,7 +52,10 @@ TRACKED = ("train_loss", "train_accuracy", "learning_rate")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its name in the records, its attention, its seed, its folder, and which it is of how many."""
+    """One run: its name in the records, its attention, its seed, its folder, and which it is of how many.
+
+    One that is not ``alone`` has others trained beside it, so that its time tells nothing of theirs.
+    """
 
     name: str
     attention: str
@@ -60,6 +63,7 @@ class Run:
     folder: Path
     number: int = 1
     of: int = 1
+    alone: bool = True
 
     @property
     def log(self) -> Path:
@@ -160,7 +164,7 @@ def train(
         steps,
         length,
         progress.step,
-        run.of - run.number,
+        run.of - run.number if run.alone else 0,
         accelerator.is_main_process,
     )
 
