@@ -33,8 +33,8 @@ def command(*args, launch=(), recipe="pretrain"):
 
 
 def timeless(path):
-    """The records in an output folder, without what the clock says."""
-    records = read(Path(path) / "metrics.jsonl")
+    """The records of all runs in an output folder, without what the clock says."""
+    records = [record for log in sorted(Path(path).glob("runs/*/metrics.jsonl")) for record in read(log)]
     return [{k: v for k, v in record.items() if k not in CLOCKED} for record in records]
 
 

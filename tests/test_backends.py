@@ -270,13 +270,13 @@ def test_what_ran_is_told():
     from hf_semfocus.hf import observe
 
     backends.RAN.clear()
-    assert observe.ran() == ""
+    assert observe.ran() == {}
     model = AutoModelForCausalLM.from_config(tiny_config("llama"), attn_implementation="topk_sparse:k=3")
     for backend in ("gather", "eager"):
         hf_semfocus.configure(model, backend=backend)
         model(torch.randint(3, VOCABULARY, (1, 20)))
     sparse_attention(*torch.randn(3, 1, 1, 9, 4), "banded_sparse", backend="chunked")
-    assert observe.ran() == "banded_sparse by chunked; topk_sparse by eager, gather"
+    assert observe.ran() == {"banded_sparse": ["chunked"], "topk_sparse": ["eager", "gather"]}
 
 
 @pytest.mark.parametrize("causal", [False, True])

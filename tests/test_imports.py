@@ -33,7 +33,7 @@ LAYERS = {
     "conclusion": set(),
     "report": {"conclusion", "plots"},
     "training": {"files", "hf", "machine", "suggest"},
-    "grid": {"files", "training"},
+    "grid": {"files", "shown", "training"},
     "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
     "experiments": {
         *("backends", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "plots", "report"),

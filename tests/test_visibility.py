@@ -177,6 +177,24 @@ def test_code_beside_the_interface_gets_the_mask_it_expects(monkeypatch):
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_mask_that_is_written_to_means_what_it_says(mode):
+    """A pair that a model opens by hand after the mask was made is seen, also where writes leave no trace."""
+    function = transformers.AttentionInterface()["topk_sparse"]
+    module = torch.nn.Module()
+    module.is_causal, module.config = True, transformers.BertConfig(semfocus={"k": 9})
+    sizes = {"batch_size": 1, "q_length": 6, "kv_length": 6, "q_offset": 0, "kv_offset": 0}
+    q, k, v = torch.randn(3, 1, 2, 6, 8)
+    with mode():
+        mask = transformers.AttentionMaskInterface()["topk_sparse"](
+            **sizes, allow_is_causal_skip=True, attention_mask=None, config=None
+        )
+        mask[..., 0, 5] = True
+        found, _ = function(module, q, k, v, mask)
+        expected = sparse_attention(q, k, v, "topk_sparse:k=9", attn_mask=mask, backend="eager")
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_models_that_need_no_mask_get_none():
     """The kernels' fast path for plain causality and for no padding; what is marked for it is not saved."""
     seen = []

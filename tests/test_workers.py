@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from recipe import ROOT, bare, pretrain, timeless
 
 from hf_semfocus.experiments import compare, synthetic, workers
 from hf_semfocus.experiments.workers import SMALL, number_of_workers
+from hf_semfocus.grid import program
 from hf_semfocus.machine import cores
 from hf_semfocus.training import ComparisonOptions, OutputFolder, TrainingOptions, parse, start
 
@@ -44,6 +46,7 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
     assert "4 of 4 runs done, " in again.stdout
     assert "run 4 of 4, topk_sparse:k=3/4, epoch 12/12" in again.stdout
     assert timeless(cut) == timeless(tmp_path / "whole")
+    assert re.search(r"computed by these back ends: topk_sparse by \w+", (cut / "report.md").read_text())
     finished = pretrain.main(args(cut, 12, "--resume", "--cpu_threads", "1"))
     assert [result["eval_loss"] for result in finished] == [result["eval_loss"] for result in whole]
 
@@ -138,3 +141,10 @@ def drain(main):
     with suppress(OSError):
         while os.read(main, 4096):
             pass
+
+
+def test_files_in_the_working_directory_hide_no_package(tmp_path):
+    (tmp_path / "evaluate.py").write_text("raise SystemExit('not the package')")
+    done = subprocess.run(program("--help"), cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: semfocus COMMAND" in done.stdout

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..grid import Failure, Point, Results, read_grid, run
+from ..grid import Failure, Point, Results, program, read_grid, run
 from ..training import check_at_least, option, parse
 
 COMMANDS = ("pretrain",)
@@ -54,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.dry_run:
         print("\n".join(point.name for point in left))
         return []
-    failures = run(points, folder, results, program, options.workers, options.retries)
+    failures = run(points, folder, results, training, options.workers, options.retries)
     for failure in failures:
         print(f"{failure.name} failed with status {failure.status}:\n{failure.said}", flush=True)
     if failures:
@@ -73,6 +73,6 @@ def configuration(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     return import_module(f"hf_semfocus.cli.{command}").configuration(arguments)
 
 
-def program(point: Point) -> list[str]:
-    """What runs a point in a process of its own."""
-    return [sys.executable, "-m", "hf_semfocus.cli", point.command, *point.arguments, "--cpu_threads", "1"]
+def training(point: Point) -> list[str]:
+    """What trains a point in a process of its own."""
+    return program(point.command, *point.arguments, "--cpu_threads", "1")

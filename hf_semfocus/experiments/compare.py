@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from accelerate.utils import set_seed
 from .. import report
 from ..backends.native.build import load as load_kernels
 from ..files import check_space, locked
-from ..hf import observe
 from ..hf.settings import is_ours
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
 from ..training.batches import steps_per_epoch
@@ -93,16 +92,20 @@ def compare(
     for run in runs:
         if run.seed not in rows:
             rows = {run.seed: _rows(accelerator, experiment, run.seed)}
-        results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
-        if accelerator.is_main_process:
-            output.gather(runs)
+        try:
+            results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
+        finally:  # also of a run that is stopped
+            if accelerator.is_main_process:
+                with suppress(OSError, ValueError):  # of which the run has told, or the report will
+                    output.gather(runs)
         if workers == 1:
             accelerator.print(f"{run.name}: {results[-1]['status']}", flush=True)
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))
-    if computed := observe.ran():
-        notes.append(f"Attention was computed by these back ends: {computed}.")
+    found = {f"{name} by {', '.join(by)}" for result in results for name, by in result.get("back_ends", {}).items()}
+    if found:
+        notes.append(f"Attention was computed by these back ends: {'; '.join(sorted(found))}.")
     if accelerator.is_main_process:
         records = output.gather(runs)
         print(report.publish(output.path, experiment.name, results, records, output.config, notes))

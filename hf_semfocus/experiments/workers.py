@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from accelerate import Accelerator
 
-from ..grid import Job, side_by_side
+from ..grid import Job, program, side_by_side
 from ..machine import cores
 from ..training import ComparisonOptions, OutputFolder, Run, TrainingOptions
 
@@ -69,13 +68,12 @@ def train_side_by_side(
         RuntimeError: a run failed twice; says what its process said last.
         SystemExit: after SIGTERM or Ctrl-C, once all have saved their state.
     """
-    program = [sys.executable, "-m", "hf_semfocus.cli", command, "--config", str(output.path / "config.yaml")]
-    program += ["--output_dir", str(output.path), "--resume", "--cpu_threads", "1"]
-    program += ["--save_steps", str(save_steps)] if save_steps else []
+    shared = ["--config", str(output.path / "config.yaml"), "--output_dir", str(output.path), "--resume"]
+    shared += ["--cpu_threads", "1", *(["--save_steps", str(save_steps)] if save_steps else [])]
 
     def job(run: Run) -> Job:
         which = ["--attention", run.attention, "--seeds", str(run.seed), "--part", f"{run.number}/{run.of}"]
-        return Job(run.name, [*program, *which], run.log, run.folder / "output.txt", run.result)
+        return Job(run.name, program(command, *shared, *which), run.log, run.folder / "output.txt", run.result)
 
     failures = side_by_side(
         [job(run) for run in left],

@@ -6,8 +6,8 @@ wherever it was stopped.
 """
 
 from .execute import run
-from .local import Failure, Job, side_by_side
+from .local import Failure, Job, program, side_by_side
 from .points import Point, read_grid
 from .results import Results
 
-__all__ = ["Failure", "Job", "Point", "Results", "read_grid", "run", "side_by_side"]
+__all__ = ["Failure", "Job", "Point", "Results", "program", "read_grid", "run", "side_by_side"]

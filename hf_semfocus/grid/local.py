@@ -24,10 +24,23 @@ from ..training.display import on_terminal
 from ..training.log import read
 from ..training.signals import NAMES, exit_status, stop_noted
 
+ROOT = Path(__file__).parents[2]
+START = f"""
+import sys
+sys.path = [*(place for place in sys.path if place), {str(ROOT)!r}]
+from hf_semfocus.cli.command import main
+main()
+"""
+"""The command ``semfocus``, whatever files lie in the working directory."""
 SHOWN = ("train_loss", "eval_loss", "eval_accuracy")
 LAST_LINES = 15
 PAUSE = 0.2
 """Seconds between two looks at the processes."""
+
+
+def program(command: str, *arguments: str) -> list[str]:
+    """What starts a command of ``semfocus`` in a process of its own."""
+    return [sys.executable, "-c", START, command, *arguments]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from typing import Any
 
 import yaml
 
+from ..shown import shown
+
 Scalar = str | int | float | bool
 KEYS = ("command", "defaults", "grid")
 
@@ -79,13 +81,13 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
     points: dict[str, Point] = {}
     for number, block in enumerate(content["grid"], start=1):
         if not isinstance(block, dict):
-            raise ValueError(f"{path}, block {number}: {block!r}; expected options and their values")
+            raise ValueError(f"{path}, block {number}: {shown(block)}; expected options and their values")
         for options in _product({**shared, **block}):
             point = Point(command, options, {}, tuple(name for name in shared if name not in block))
             try:
                 point = replace(point, configuration=configure(command, point.arguments))
             except ValueError as error:
-                raise ValueError(f"{path}, block {number}, {dict(options)}: {error}") from error
+                raise ValueError(f"{path}, block {number}, {shown(dict(options))}: {error}") from error
             points.setdefault(point.name, point)
     return list(points.values())
 

@@ -51,7 +51,6 @@ def watch(note: Callable[[Call], T] = mechanism_of) -> Iterator[dict[nn.Module, 
         del _WATCHERS[id(seen)]
 
 
-def ran() -> str:
-    """Which back ends have computed which mechanisms in this process, in words; empty where none has."""
-    told = (f"{name} by {', '.join(sorted(found))}" for name, found in sorted(backends.RAN.items()))
-    return "; ".join(told)
+def ran() -> dict[str, list[str]]:
+    """Which back ends have computed which mechanisms in this process."""
+    return {name: sorted(found) for name, found in sorted(backends.RAN.items())}

@@ -70,7 +70,9 @@ def mask_function(**kwargs: Any) -> Tensor | None:
     everything = kwargs.get("allow_is_bidirectional_skip", False) and form == "bidirectional"
     kwargs.update(allow_is_causal_skip=plain, allow_is_bidirectional_skip=everything)
     made = eager_mask(**kwargs) if form == "additive" else sdpa_mask(**kwargs)
-    if made is not None and (causal or bidirectional or queries == 1):
+    # where writes to a mask leave no trace, nothing is known of it later
+    traced = made is not None and (torch.compiler.is_compiling() or not made.is_inference())
+    if traced and (causal or bidirectional or queries == 1):
         setattr(made, _MADE, (not bidirectional, offset if causal else None, _version(made)))
     return made
 
@@ -123,7 +125,7 @@ def _made(mask: Tensor) -> tuple[bool, int | None] | None:
 
 
 def _version(mask: Tensor) -> int | None:
-    return None if torch.compiler.is_compiling() or mask.is_inference() else mask._version
+    return None if torch.compiler.is_compiling() else mask._version
 
 
 def _found(mask: Tensor, flagged: bool, queries: int, keys: int) -> tuple[bool, None]:

@@ -28,7 +28,7 @@ from .log import MetricsLog
 from .memory import peak_megabytes, reset_peak
 from .options import TrainingOptions
 from .schedules import FocusSchedule, learning_rate
-from .setup import where
+from .setup import back_ends, where
 from .sharding import prepare_sharding, whole
 from .signals import NAMES, exit_status, first, stop_noted
 from .steps import (
@@ -132,7 +132,8 @@ def train(
     Returns:
         ``run``, ``attention``, ``seed``, ``last_attention`` (the one of the last step), ``status`` ("converged",
         "finished" or "diverged"), ``reached`` (epoch, step and seconds at which the target was reached, or None),
-        ``sessions`` (see :class:`Progress`), and the fields of the last evaluation's record.
+        ``sessions`` (see :class:`Progress`), ``back_ends`` that computed its mechanisms, and the fields of the last
+        evaluation's record.
 
     Raises:
         ValueError: checkpoints that cannot be used, or options that are not filled.
@@ -293,7 +294,7 @@ def train(
     status = "diverged" if diverged else "finished" if progress.reached is None else "converged"
     last_attention = focus.at(max(0, progress.step - 1), steps)
     result = {**who, "last_attention": last_attention, "status": status, "reached": progress.reached}
-    result |= {**(progress.last or {}), "sessions": progress.sessions}
+    result |= {**(progress.last or {}), "sessions": progress.sessions, "back_ends": back_ends(focus.names)}
     if accelerator.is_main_process:
         write_json(run.folder / "result.json", result)
         # more epochs would go on from the last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from .. import machine
+from ..hf import observe
 from .options import TrainingOptions
 from .sharding import shard_on_cpu
 
@@ -63,6 +65,12 @@ def where(accelerator: Accelerator) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name()
     threads = f"{torch.get_num_threads()} CPU threads each"
     return f"{accelerator.num_processes} x {device.type} ({name}), {threads}; {machine.software(PACKAGES)}"
+
+
+def back_ends(attentions: Iterable[str]) -> dict[str, list[str]]:
+    """Which back ends have computed the mechanisms among ``attentions`` in this process."""
+    wanted = {attention.partition(":")[0] for attention in attentions}
+    return {name: found for name, found in observe.ran().items() if name in wanted}
 
 
 def start_tracking(accelerator: Accelerator, options: TrainingOptions, config: dict[str, Any]) -> None:
