@@ -114,7 +114,8 @@ def test_side_by_side_saves_as_often_as_is_asked(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(workers, "side_by_side", lambda jobs, *rest, **more: started.extend(jobs) or [])
     output = type("Output", (), {"path": tmp_path})
-    workers.train_side_by_side("pretrain", output, [OutputFolder.run_in(tmp_path, "sdpa", 1)], 2, save_steps=7)
+    runs = [OutputFolder.run_in(tmp_path, "sdpa", 1)]
+    workers.train_side_by_side("pretrain", output, runs, runs, 2, save_steps=7)
     [job] = started
     training = parse(*pretrain.OPTIONS, args=[a for a in job.command[4:] if "config" not in a])[3]
     assert training.save_steps == 7
