@@ -220,7 +220,7 @@ def test_interrupted_again_and_again(scene, tmp_path):
         statuses, life = scene.resume(tmp_path, *faults)
         assert (statuses, life.errors) == ([INTERRUPTED], [])
         [step] = re.findall(r"sdpa/3: stopped by Ctrl-C at step (\d+); --resume goes on from there", life.printed)
-        assert checkpoints(tmp_path)[-1] == int(step)
+        assert saved_steps(tmp_path)[-1] == int(step)
     before = checkpoints(tmp_path)
     # a second one does not wait, and before a run and after it there is nothing to wait for
     for moment in (
@@ -242,7 +242,7 @@ def test_two_processes_are_interrupted_twice_by_their_launcher(tmp_path, cache):
     statuses, life = scene.live(tmp_path / "cut", Strike(BACKWARD, 5, interrupt_twice), world=2)
     assert statuses == [INTERRUPTED] * 2, life.errors
     assert life.printed.count("stopped by Ctrl-C at step 5") == 1
-    assert checkpoints(tmp_path / "cut")[-1] == 5
+    assert saved_steps(tmp_path / "cut")[-1] == 5
 
 
 @CLM_IS_SLOW

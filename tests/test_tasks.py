@@ -467,7 +467,7 @@ def test_decode_leaves_padding_out_and_names_foreign_ids(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "paritty"}, "'paritty', expected one of .*'even_pairs'.*'parity'"),
+        ({"name": "paritty"}, r"'paritty' \(did you mean 'parity'\?\), expected one of .*'even_pairs'.*'parity'"),
         ({"name": 3}, "3, expected one of"),
         ({"split": "dev"}, "'dev', expected one of .*'train', 'validation', 'test'"),
         ({"split": None}, "None, expected one of"),
@@ -688,8 +688,12 @@ def test_a_taken_name_is_refused(registry):
 
 
 def test_a_task_is_one_file_and_the_package_stands_alone(tmp_path):
-    shutil.copytree(Path(tasks.__file__).parent, tmp_path / "alone", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "alone" / "constant.py").write_text(NEW_TASK.format(base=".base", token="0"))
-    code = "import sys, alone; print(alone.names(), {'hf_semfocus', 'datasets', 'torch'} & set(sys.modules))"
+    package, alone = Path(tasks.__file__).parent, tmp_path / "alone"
+    shutil.copytree(package, alone / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(package.parent / "suggest.py", alone)
+    (alone / "__init__.py").touch()
+    (alone / "tasks" / "constant.py").write_text(NEW_TASK.format(base=".base", token="0"))
+    code = "import sys; from alone import tasks; "
+    code += "print(tasks.names(), {'hf_semfocus', 'datasets', 'torch'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout == f"{sorted([*tasks.names(), 'constant'])} set()\n"
