@@ -95,7 +95,7 @@ def compare(
         try:
             results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
         finally:  # also of a run that is stopped
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and workers == 1:  # else they are together already
                 with suppress(OSError, ValueError):  # of which the run has told, or the report will
                     output.gather(runs)
         if workers == 1:
