@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 # these need datasets and evaluate, which take seconds to import and which attention does without
-_LATER = {name: name for name in ("hub", "metrics", "tasks", "text", "training")} | {
+_LATER = {name: name for name in ("data", "hub", "metrics", "training")} | {
+    "tasks": "data.tasks",
     "AttentionSchedule": "training",
     "load_adapter": "hub",
     "push_to_hub": "hub",
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     part = import_module(f"{__name__}.{_LATER[name]}")
-    return part if _LATER[name] == name else getattr(part, name)
+    return part if part.__name__.endswith(f".{name}") else getattr(part, name)
 
 
 def __dir__() -> list[str]:

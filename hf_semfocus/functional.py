@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from . import backends
-from .masks import allowed_and_bias
+from .attention.masks import allowed_and_bias
+from .attention.problem import Problem
+from .attention.visibility import Visibility
 from .mechanisms import Mechanism, build
-from .problem import Problem
-from .visibility import Visibility
 
 
 def sparse_attention(

@@ -144,7 +144,7 @@ def test_what_does_not_work_ends_it_before_the_first_step(schedule, message, tmp
 
 def test_trl(tmp_path, monkeypatch, own_datasets_cache):
     trl = pytest.importorskip("trl")
-    from hf_semfocus.text import train_tokenizer
+    from hf_semfocus.data import train_tokenizer
 
     lines = [{"text": f"the quick brown fox jumps {number} times"} for number in range(20)]
     tokenizer = train_tokenizer(lines, 300)

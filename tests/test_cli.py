@@ -36,8 +36,8 @@ PARTS = '''
 from dataclasses import dataclass
 
 from hf_semfocus.mechanisms import Mechanism, count, register
-from hf_semfocus.tasks import Task
-from hf_semfocus.tasks import register as register_task
+from hf_semfocus.data.tasks import Task
+from hf_semfocus.data.tasks import register as register_task
 
 
 @register("even_sparse")

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_semfocus
 from hf_semfocus import mechanisms, sparse_attention
-from hf_semfocus.text.rows import TokenRows
-from hf_semfocus.training.batches import SequenceRows
+from hf_semfocus.data.batches import SequenceRows
+from hf_semfocus.data.rows import TokenRows
 
 
 @pytest.fixture

@@ -12,11 +12,7 @@ from transformers import (
 )
 
 import hf_semfocus  # noqa: F401
-from hf_semfocus.models import (
-    SemFocusEncoderConfig,
-    SemFocusEncoderForSequenceClassification,
-    SemFocusEncoderModel,
-)
+from hf_semfocus.models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 from hf_semfocus.models.semfocus_encoder.blocks import sinusoidal_positions
 from hf_semfocus.models.semfocus_encoder.dropout import Dropout
 

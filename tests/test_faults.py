@@ -39,9 +39,9 @@ from recipe import ROOT, command, load, timeless
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from hf_semfocus.data import train_tokenizer
 from hf_semfocus.files import locked
 from hf_semfocus.models import Sizes, build_model
-from hf_semfocus.text import train_tokenizer
 from hf_semfocus.training import one_line_errors
 from hf_semfocus.training.output import LOCK
 
@@ -176,7 +176,7 @@ def test_killed_again_and_again(scene, tmp_path):
         ),  # optimizer and random numbers of a checkpoint, the next optimizer
         Strike(EVALUATION, 1, kill),
         Strike("transformers:PreTrainedModel.save_pretrained", 2, kill),
-        Strike("hf_semfocus.report:publish", 1, kill),
+        Strike("hf_semfocus.reports.report:publish", 1, kill),
     ]
     for moment in moments:
         statuses, life = scene.resume(tmp_path, moment)

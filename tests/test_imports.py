@@ -12,36 +12,29 @@ PACKAGE = Path(__file__).parent.parent / "hf_semfocus"
 # who may import whom, from the bottom up; everything else of the package is above
 LAYERS = {
     "shown": set(),
-    "positions": set(),
-    "selection": set(),
-    "masks": set(),
     "suggest": set(),
-    "machine": set(),
-    "mechanisms": {"positions", "selection", "shown", "suggest"},
-    "visibility": {"positions"},
-    "problem": {"positions", "visibility"},
-    "backends": {"machine", "mechanisms", "positions", "problem", "selection", "shown", "visibility"},
-    "functional": {"backends", "masks", "mechanisms", "problem", "shown", "visibility"},
-    "hf": {"backends", "functional", "masks", "mechanisms", "problem", "shown", "suggest", "visibility"},
-    "models": {"mechanisms", "hf", "suggest"},
     "files": set(),
+    "machine": set(),
+    "attention": set(),
+    "mechanisms": {"attention", "shown", "suggest"},
+    "backends": {"attention", "machine", "mechanisms", "shown"},
+    "functional": {"attention", "backends", "mechanisms"},
+    "hf": {"attention", "backends", "functional", "mechanisms", "shown", "suggest"},
+    "models": {"mechanisms", "hf", "suggest"},
     "hub": {"mechanisms", "hf", "files", "machine", "shown"},
-    "tasks": {"suggest"},
-    "text": {"shown"},
+    "data": {"files", "suggest"},
     "metrics": set(),
-    "plots": set(),
-    "conclusion": set(),
-    "report": {"conclusion", "plots"},
-    "training": {"files", "hf", "machine", "suggest"},
+    "reports": set(),
+    "training": {"data", "files", "hf", "machine", "metrics", "suggest"},
     "grid": {"files", "shown", "training"},
-    "benchmark": {"hf", "machine", "mechanisms", "models", "plots", "report", "tasks", "text", "training"},
+    "benchmark": {"data", "hf", "machine", "mechanisms", "models", "reports", "training"},
     "experiments": {
-        *("backends", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "plots", "report"),
-        *("tasks", "text", "training"),
+        *("backends", "data", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "reports"),
+        "training",
     },
     "cli": {
-        *("__version__", "backends", "benchmark", "experiments", "files", "functional", "grid", "hf", "machine"),
-        *("mechanisms", "models", "suggest", "training"),
+        *("__version__", "attention", "backends", "benchmark", "data", "experiments", "files", "functional", "grid"),
+        *("hf", "machine", "mechanisms", "models", "suggest", "training"),
     },
 }
 
@@ -73,7 +66,7 @@ def test_imports_point_down(part):
 
 
 def test_core_needs_neither_transformers_nor_optional_packages():
-    core = ["mechanisms", "backends", "functional", "positions", "problem", "selection", "masks"]
+    core = ["attention", "backends", "functional", "mechanisms"]
     for part in core:
         for path in [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else (PACKAGE / part).rglob("*.py"):
             assert "transformers" not in {

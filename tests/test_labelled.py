@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForTokenClassification, BertTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from hf_semfocus.text import LabelledRows, TaggedRows, load_labelled, token_classification, train_tokenizer
+from hf_semfocus.data import LabelledRows, TaggedRows, load_labelled, train_tokenizer
+from hf_semfocus.training import token_classification
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "##cc", "é", "中", "!"]
 PAD, UNK, CLS, SEP = range(4)

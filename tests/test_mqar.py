@@ -9,10 +9,10 @@ import torch
 from conftest import tiny_config
 from transformers import AutoModelForCausalLM
 
-from hf_semfocus import tasks
-from hf_semfocus.tasks import cache
-from hf_semfocus.tasks.base import REGISTRY, stream
-from hf_semfocus.text import TokenRows, causal_lm
+from hf_semfocus.data import TokenRows, tasks
+from hf_semfocus.data.tasks import cache
+from hf_semfocus.data.tasks.base import REGISTRY, stream
+from hf_semfocus.training import causal_lm
 
 TASK = tasks.get("mqar")
 KEYS, VALUES, BLANK = range(64), range(64, 128), 128

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_semfocus import explain, sparse_attention
+from hf_semfocus.attention.selection import highest
 from hf_semfocus.backends.native import build, kernels
-from hf_semfocus.selection import highest
 
 missing = build.load()
 pytestmark = pytest.mark.skipif(isinstance(missing, str), reason=f"no compiled kernels: {missing}")
@@ -166,10 +166,10 @@ def test_nothing_to_attend_is_left_to_the_formula(empty):
 
 @pytest.mark.parametrize("seen", [0, 40])
 def test_sinks_take_part_in_the_softmax_and_learn(seen):
+    from hf_semfocus.attention.problem import Problem
+    from hf_semfocus.attention.visibility import Visibility
     from hf_semfocus.backends import eager, native
     from hf_semfocus.mechanisms import build as made
-    from hf_semfocus.problem import Problem
-    from hf_semfocus.visibility import Visibility
 
     results = []
     for module, dtype in ((native, torch.float32), (eager, torch.float64)):

@@ -12,7 +12,8 @@ from conftest import PATIENCE
 from recipe import ROOT, assert_close, command, pretrain, timeless
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForSequenceClassification
 
-from hf_semfocus import plots, report, tasks
+from hf_semfocus.data import tasks
+from hf_semfocus.reports import plots, report
 from hf_semfocus.training.log import read
 
 YAML = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))

@@ -14,7 +14,7 @@ from test_pretrain_recipe import TWO_PROCESSES, command, pretrain, timeless
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import hf_semfocus
-from hf_semfocus.text import load_text
+from hf_semfocus.data import load_text
 from hf_semfocus.training.log import read
 
 WORDS = [

@@ -14,10 +14,11 @@ from conftest import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from hf_semfocus import mechanisms, tasks
+from hf_semfocus import mechanisms
 from hf_semfocus.benchmark import summary
 from hf_semfocus.cli.command import main as semfocus
-from hf_semfocus.conclusion import conclusion
+from hf_semfocus.data import tasks
+from hf_semfocus.reports.conclusion import conclusion
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

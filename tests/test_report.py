@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_semfocus import report
-from hf_semfocus.conclusion import conclusion
+from hf_semfocus.reports import report
+from hf_semfocus.reports.conclusion import conclusion
 
 FULL, TOPK, BAND = "sdpa", "topk_sparse:k=5", "banded_sparse:window=5"
 

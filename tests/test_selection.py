@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_semfocus.selection import highest, highest_index
+from hf_semfocus.attention.selection import highest, highest_index
 
 
 def brute_force(row, allowed, k):

@@ -22,9 +22,9 @@ from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_semfocus import tasks
-from hf_semfocus.tasks import cache, expressions
-from hf_semfocus.tasks.base import REGISTRY, source_digest, stream
+from hf_semfocus.data import tasks
+from hf_semfocus.data.tasks import cache, expressions
+from hf_semfocus.data.tasks.base import REGISTRY, source_digest, stream
 
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
@@ -423,7 +423,7 @@ def test_listops_trees_are_unique_and_an_exhausted_window_is_an_error(monkeypatc
     task = replace(tasks.get("listops"), max_length=4, min_length=4, max_depth=2, max_args=2)
     rows, _ = draw(task, 400)
     assert len(set(map(tuple, rows))) == 400 == 4 * 10 * 10
-    monkeypatch.setattr("hf_semfocus.tasks.listops._PATIENCE", 3)
+    monkeypatch.setattr("hf_semfocus.data.tasks.listops._PATIENCE", 3)
     with pytest.raises(ValueError, match=r"max_length=4.* found 400 of 401"):
         draw(task, 401)
 
@@ -624,7 +624,7 @@ def test_a_process_that_comes_second_takes_what_is_there(tmp_path, monkeypatch):
 
 
 def test_processes_at_once(tmp_path):
-    code = "import sys, hf_semfocus.tasks as t; print(t.load('parity', size=300, cache_dir=sys.argv[1])[:])"
+    code = "import sys, hf_semfocus.data.tasks as t; print(t.load('parity', size=300, cache_dir=sys.argv[1])[:])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [process.communicate(timeout=PATIENCE)[0] for process in running]
@@ -662,12 +662,12 @@ def registry():
 
 def test_changed_source_is_other_content(tmp_path, monkeypatch, registry):
     file = tmp_path / "constant_task.py"
-    file.write_text(NEW_TASK.format(base="hf_semfocus.tasks", token="0"))
+    file.write_text(NEW_TASK.format(base="hf_semfocus.data.tasks", token="0"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "constant_task", raising=False)
     module = importlib.import_module("constant_task")
     assert "constant" in tasks.names()
-    file.write_text(NEW_TASK.format(base="hf_semfocus.tasks", token="1") + "# longer\n")
+    file.write_text(NEW_TASK.format(base="hf_semfocus.data.tasks", token="1") + "# longer\n")
     # The loaded code is still the old one, so its rows must not pass for the new one's.
     assert tasks.load("constant", size=2, cache_dir=tmp_path)["labels"][:] == [0, 0]
     importlib.reload(module)
@@ -675,14 +675,14 @@ def test_changed_source_is_other_content(tmp_path, monkeypatch, registry):
 
 
 def test_a_task_without_a_source_file_is_not_cached(tmp_path, registry):
-    exec(NEW_TASK.format(base="hf_semfocus.tasks", token="0"), {"__name__": "nowhere"})
+    exec(NEW_TASK.format(base="hf_semfocus.data.tasks", token="0"), {"__name__": "nowhere"})
     assert source_digest(type(tasks.get("constant"))) is None
     assert tasks.load("constant", size=2, cache_dir=tmp_path)["labels"][:] == [0, 0]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_taken_name_is_refused(registry):
-    with pytest.raises(ValueError, match=r"'parity' is taken by hf_semfocus\.tasks\.parity\.Parity"):
+    with pytest.raises(ValueError, match=r"'parity' is taken by hf_semfocus\.data\.tasks\.parity\.Parity"):
         tasks.register(type("Usurper", (type(tasks.get("parity")),), {}))
     assert type(tasks.get("parity")).__name__ == "Parity"
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_semfocus  # noqa: F401  (registers the attention names)
-from hf_semfocus import text
-from hf_semfocus.text import CausalRows, MaskedRows, causal_lm, embedded, load_text, masked_lm, packing
-from hf_semfocus.training import evaluate
+from hf_semfocus import data as text
+from hf_semfocus.data import CausalRows, MaskedRows, load_text, packing
+from hf_semfocus.data.sources import embedded
+from hf_semfocus.training import causal_lm, evaluate, masked_lm
 
 BLOCK = 24
 SPECS = ["sdpa", "eager", "topk_sparse:k=4"]

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_semfocus  # noqa: F401
 from hf_semfocus import files as files_module
+from hf_semfocus.data.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.models import Sizes, build_classifier
 from hf_semfocus.training import (
     ComparisonOptions,
@@ -29,7 +30,6 @@ from hf_semfocus.training import (
 )
 from hf_semfocus.training import checkpoint as checkpoint_module
 from hf_semfocus.training import loop as loop_module
-from hf_semfocus.training.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.training.log import MetricsLog, read
 
 ROWS, BATCH = 23, 5

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_semfocus import backends, mechanisms
+from hf_semfocus.attention.problem import Problem
+from hf_semfocus.attention.selection import highest
+from hf_semfocus.attention.visibility import Visibility
 from hf_semfocus.backends import eager
 from hf_semfocus.backends import triton as backend
-from hf_semfocus.problem import Problem
-from hf_semfocus.selection import highest
-from hf_semfocus.visibility import Visibility
 
 HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

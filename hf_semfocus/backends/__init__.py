@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 from ..shown import shown
 from . import chunked, eager, flex, gather, lists, native, tracing, triton
 

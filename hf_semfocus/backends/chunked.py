@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 from . import eager, lists, tracing
 
 

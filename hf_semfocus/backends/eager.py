@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from ..attention.positions import Positions
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..positions import Positions
-from ..problem import Problem
 from . import tracing
 from .memo import once_per_mask
 

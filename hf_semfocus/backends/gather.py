@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention.problem import Problem
+from ..attention.visibility import Visibility
 from ..mechanisms import Mechanism
-from ..problem import Problem
-from ..visibility import Visibility
 from . import eager, lists, tracing, wide
 
 

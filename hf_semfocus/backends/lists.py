@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..attention.positions import Positions
+from ..attention.problem import Problem
+from ..attention.selection import highest_index
 from ..mechanisms import Mechanism
-from ..positions import Positions
-from ..problem import Problem
-from ..selection import highest_index
 from . import tracing
 from .memo import once_per_mask
 

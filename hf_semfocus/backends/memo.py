@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 
 Made = TypeVar("Made")
 Make = Callable[[Mechanism, Problem], Made]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch.autograd.forward_ad import unpack_dual
 
-from ..problem import Problem
+from ..attention.problem import Problem
 
 PLAIN = (Tensor, torch.nn.Parameter)
 

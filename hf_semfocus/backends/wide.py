@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..attention.problem import Problem
+from ..attention.visibility import Visibility
 from ..mechanisms import Mechanism
-from ..problem import Problem
-from ..visibility import Visibility
 from . import chunked, lists
 
 

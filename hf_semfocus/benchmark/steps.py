@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .. import tasks
+from ..data import tasks
 from ..hf import configure
 from ..models import Sizes, build_model
-from ..text import causal_lm
-from ..training import classification
+from ..training import causal_lm, classification
 from .cases import Case, judged
 from .contestants import OURS, SDPA
 from .timing import Timing, measure

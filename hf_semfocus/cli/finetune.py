@@ -37,15 +37,7 @@ from ..experiments import (
 )
 from ..experiments.labelled import ATTENTIONS, DEFAULTS
 from ..experiments.swap import DENSE
-from ..training import (
-    ComparisonOptions,
-    TrainingOptions,
-    check_at_least,
-    check_unset,
-    option,
-    parse,
-    start,
-)
+from ..training import ComparisonOptions, TrainingOptions, check_at_least, check_unset, option, parse, start
 
 KINDS = {"sequence": "classification", "token": "token_classification", "clm": "causal_lm"}
 """What a model does, by task."""

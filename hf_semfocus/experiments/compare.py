@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from .. import report
 from ..backends.native.build import load as load_kernels
+from ..data.batches import steps_per_epoch
 from ..files import check_space, locked
 from ..hf.settings import is_ours
+from ..reports import report
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
-from ..training.batches import steps_per_epoch
 from ..training.loop import ended
 from ..training.output import LOCK
 from ..training.setup import start_tracking

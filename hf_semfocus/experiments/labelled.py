@@ -13,12 +13,12 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ..data import LabelledRows, TaggedRows, load_labelled, load_tokenizer
+from ..data.tokenized import TokenizedRows
 from ..metrics import Accuracy, MacroF1, Matthews
 from ..models import KINDS, PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, positions_of
-from ..text import LabelledRows, TaggedRows, load_labelled, load_tokenizer, token_classification
-from ..text.tokenized import TokenizedRows
-from ..training import classification
+from ..training import classification, token_classification
 from .base import Experiment, load_as, title
 
 TASKS = {

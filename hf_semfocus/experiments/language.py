@@ -16,12 +16,12 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data import CausalRows, MaskedRows, load_text, load_tokenizer, pack, train_tokenizer
+from ..data.tokenizer import from_json
 from ..metrics import Perplexity
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, first_position
-from ..text import CausalRows, MaskedRows, causal_lm, load_text, load_tokenizer, masked_lm, pack, train_tokenizer
-from ..text.tokenizer import from_json
-from ..training import Rows
+from ..training import Rows, causal_lm, masked_lm
 from .base import Experiment, load_as, title
 
 KINDS = {"clm": "causal_lm", "mlm": "masked_lm"}

@@ -12,11 +12,11 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from .. import plots, report
 from ..hf import configure
 from ..hf.settings import is_ours
 from ..mechanisms import Mechanism, build, parameters, parse
 from ..mechanisms import get as mechanism_of
+from ..reports import plots, report
 from ..training import ComparisonOptions, MetricsLog, OutputFolder, TrainingOptions, check_at_least, evaluate, option
 from ..training.display import watched
 from ..training.log import read

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from .. import tasks
+from ..data import TokenRows, tasks
 from ..models import PRESETS, Sizes, build_model
-from ..text import TokenRows, causal_lm
-from ..training import Rows, SequenceRows, classification
+from ..training import Rows, SequenceRows, causal_lm, classification
 from .base import Experiment, load_as, title
 
 PAPER = {
@@ -34,7 +33,7 @@ def synthetic(
     eval_size: int | None = None,
     pad_as_tokens: bool = False,
 ) -> Experiment:
-    """Train on a task of :mod:`hf_semfocus.tasks`.
+    """Train on a task of :mod:`hf_semfocus.data.tasks`.
 
     Args:
         name: of the task; one of the kind "causal_lm" is predicted token by token.

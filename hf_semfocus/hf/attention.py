@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 
 from .. import backends
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 from . import observe
 from .parameters import settings_of
 from .settings import resolve

@@ -10,8 +10,8 @@ from typing import TypeVar
 from torch import nn
 
 from .. import backends
+from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..problem import Problem
 
 
 @dataclass(frozen=True)

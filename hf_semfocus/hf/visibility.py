@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from ..masks import allowed_and_bias
-from ..visibility import Visibility
+from ..attention.masks import allowed_and_bias
+from ..attention.visibility import Visibility
 from .layers import is_leaf
 
 FORM = "_semfocus_mask"

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..positions import Positions
-from ..selection import highest
+from ..attention.positions import Positions
+from ..attention.selection import highest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..positions import Positions
+from ..attention.positions import Positions
 from .base import Mechanism
 from .declare import count
 from .registry import register

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..positions import Positions
+from ..attention.positions import Positions
 from .base import Mechanism
 from .declare import choice, count
 

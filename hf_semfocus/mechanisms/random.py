@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..positions import Positions
+from ..attention.positions import Positions
 from .base import Mechanism
 from .declare import count
 from .registry import register

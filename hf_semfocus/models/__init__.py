@@ -1,11 +1,7 @@
 """Models of this library; importing this package makes them known to Transformers' Auto classes."""
 
 from .presets import KINDS, PRESETS, Sizes, build_classifier, build_model, checkpoint_config
-from .semfocus_encoder import (
-    SemFocusEncoderConfig,
-    SemFocusEncoderForSequenceClassification,
-    SemFocusEncoderModel,
-)
+from .semfocus_encoder import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
 __all__ = [
     "KINDS",

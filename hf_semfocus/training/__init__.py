@@ -1,11 +1,12 @@
 """Training with Accelerate: one loop, and what it needs to be exact, resumable and the same for every attention."""
 
-from .batches import Rows, SequenceRows
+from ..data.batches import Rows, SequenceRows
 from .callback import AttentionSchedule
 from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import Run, train
+from .objectives import causal_lm, masked_lm, token_classification
 from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option, parse
 from .output import OutputFolder, stated
 from .schedules import FocusSchedule
@@ -23,15 +24,18 @@ __all__ = [
     "Run",
     "SequenceRows",
     "TrainingOptions",
+    "causal_lm",
     "check_at_least",
     "check_unset",
     "classification",
     "evaluate",
     "imports",
+    "masked_lm",
     "one_line_errors",
     "option",
     "parse",
     "start",
     "stated",
+    "token_classification",
     "train",
 ]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from .batches import Rows, iterate
+from ..data.batches import Rows, iterate
 from .steps import Objective, sums, widest
 
 if TYPE_CHECKING:

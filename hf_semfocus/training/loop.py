@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.batches import Rows, epoch_order, iterate, steps_per_epoch
 from ..files import write_json
-from .batches import Rows, epoch_order, iterate, steps_per_epoch
 from .checkpoint import Checkpoints, Progress
 from .display import RunDisplay
 from .evaluation import evaluate

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.batches import Batch, steps_per_epoch
 from ..files import replacing
-from .batches import Batch, steps_per_epoch
 from .checkpoint import Progress
 from .options import TrainingOptions
 from .schedules import FocusSchedule, learning_rate

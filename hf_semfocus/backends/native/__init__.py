@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...attention.problem import Problem
 from ...mechanisms import Mechanism
-from ...problem import Problem
 from .. import gather, lists, tracing, wide
 from . import build, kernels
 

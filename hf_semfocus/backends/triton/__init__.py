@@ -12,8 +12,8 @@ import os
 import torch
 from torch import Tensor
 
+from ...attention.problem import Problem
 from ...mechanisms import Mechanism
-from ...problem import Problem
 from .. import tracing
 
 # Candidates of a row are sorted out in registers; beyond this the gathers cost as much as a dense product.

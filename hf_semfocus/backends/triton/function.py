@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...problem import Problem
+from ...attention.problem import Problem
 from .. import gather, tracing
 from . import attention, selection
 

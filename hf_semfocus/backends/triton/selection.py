@@ -9,8 +9,8 @@ that is cheaper than storing them, and than any bookkeeping beyond a few operati
 2. ``_mark``, second pass: one bit per score, whether it reaches the bound. Every group packs its bits of 32 tiles
    into a word, in the registers that hold the scores. Two to three operations per score.
 3. ``_list`` turns the bits into columns, the candidates; ``_score`` computes their scores once more, from gathered
-   keys; and ``_choose`` takes the k highest, of equal ones the later columns, as :mod:`hf_semfocus.selection`
-   defines it.
+   keys; and ``_choose`` takes the k highest, of equal ones the later columns
+   (see :mod:`hf_semfocus.attention.selection`).
 
 With G groups a row has about ``G ln(G / (G - k))`` candidates: 1.15 k for G = 4 k, 1.4 k for G = 2 k. The list holds
 at least 2 k. Rows that would not fit (mass ties, k beyond G, NaN) go through ``_recollect``, which bisects the pairs
@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...problem import Problem
+from ...attention.problem import Problem
 from .common import gathered_tile, padded, place, rows_of, vectors
 
 # Bits, candidates and their scores of all rows that are worked on at a time: 256 MiB.

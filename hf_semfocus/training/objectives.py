@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from .rows import IGNORED
+from ..data.rows import IGNORED
 
 
 def causal_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

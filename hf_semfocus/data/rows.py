@@ -7,12 +7,14 @@ predicted; a causal model predicts it at the position before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 IGNORED = -100
 _ROWS_AT_ONCE = 1024

@@ -1,0 +1,1 @@
+"""One attention problem: its tensors, who may see whom, and where every query stands."""

@@ -1,0 +1,43 @@
+"""What models are trained on: documents, tokenizers, rows and batches, and the paper's tasks (:mod:`.tasks`).
+
+    documents = load_text("embedded", "train")
+    tokenizer = train_tokenizer(documents, vocab_size=4096)
+    rows = CausalRows(pack(documents, tokenizer, block_size=256))
+    train(..., train_rows=rows, objective=causal_lm)
+
+No token of one document ever sees or predicts a token of another. Texts with labels, for classifiers:
+
+    data = load_labelled("reviews.csv")
+    train(..., train_rows=LabelledRows(data.train, tokenizer, max_length=256))
+    data = load_labelled("names.jsonl", kind="token")
+    train(..., train_rows=TaggedRows(data.train, tokenizer), objective=token_classification)
+"""
+
+from importlib import import_module
+from typing import Any
+
+# imported when they are first used: most need ``datasets``, which tasks and batches do without
+_LATER = {
+    "CausalRows": "rows",
+    "Labelled": "sources.labelled",
+    "LabelledRows": "tokenized",
+    "MaskedRows": "masking",
+    "TaggedRows": "tokenized",
+    "TokenRows": "rows",
+    "load_labelled": "sources.labelled",
+    "load_text": "sources.corpus",
+    "load_tokenizer": "tokenizer",
+    "pack": "packing",
+    "train_tokenizer": "tokenizer",
+}
+__all__ = list(_LATER)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_LATER)
