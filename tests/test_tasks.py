@@ -39,7 +39,7 @@ PAPER = {
     "solve_equation": (5, 5, 0.1, 0.9995, 600, "dcf", "01234+-()x="),
     "missing_duplicates": (2, 5, 0.1, 0.9995, 250, "cs", "01?"),
 }
-ROOT = Path(tasks.__file__).parents[2]
+ROOT = Path(tasks.__file__).parents[3]
 every_task = pytest.mark.parametrize("name", tasks.names())
 every_classification = pytest.mark.parametrize(
     "name", [name for name in tasks.names() if tasks.get(name).kind == "classification"]
@@ -688,12 +688,13 @@ def test_a_taken_name_is_refused(registry):
 
 
 def test_a_task_is_one_file_and_the_package_stands_alone(tmp_path):
-    package, alone = Path(tasks.__file__).parent, tmp_path / "alone"
-    shutil.copytree(package, alone / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(package.parent / "suggest.py", alone)
+    package, alone = Path(tasks.__file__).parents[2], tmp_path / "alone"
+    shutil.copytree(package / "data" / "tasks", alone / "data" / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(package / "suggest.py", alone)
     (alone / "__init__.py").touch()
-    (alone / "tasks" / "constant.py").write_text(NEW_TASK.format(base=".base", token="0"))
-    code = "import sys; from alone import tasks; "
+    (alone / "data" / "__init__.py").touch()
+    (alone / "data" / "tasks" / "constant.py").write_text(NEW_TASK.format(base=".base", token="0"))
+    code = "import sys; from alone.data import tasks; "
     code += "print(tasks.names(), {'hf_semfocus', 'datasets', 'torch'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout == f"{sorted([*tasks.names(), 'constant'])} set()\n"

@@ -1,6 +1,6 @@
 """The paper's eight tasks (arXiv 2506.14095, experiments), and associative recall, as seeded, cached `datasets`.
 
-    from hf_semfocus import tasks
+    from hf_semfocus.data import tasks
 
     train = tasks.load("even_pairs", split="train", seed=153476998)
     tasks.get("even_pairs").decode(train[0]["input_ids"])
