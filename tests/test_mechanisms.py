@@ -1,5 +1,7 @@
 """The contract every registered mechanism keeps, on every back end."""
 
+from dataclasses import dataclass
+
 import oracle
 import pytest
 import torch
@@ -311,6 +313,50 @@ def test_any_mask_any_size_with_ties(name, backend, causal, n, size, g, seed, le
     torch.testing.assert_close(out.double(), out_true, **near(backend))
     if weights is not None:
         torch.testing.assert_close(weights.double(), weights_true, **near(backend))
+
+
+SIZED = [{size: value} for size in ("k", "window", "block_size") for value in (1, 3, 4, 8)]
+SIZED += [
+    {"window": 4, "edge": "cut"},
+    {"window": 5, "num_global_tokens": 2},
+    {"block_size": 3, "num_global_tokens": 1},
+]
+SIZED += [{"window": w, "stride": s, "edge": e} for w in (1, 4) for s in (2, 3, 7) for e in ("shifted", "cut")]
+SIZED += [{"window": 3, "stride": 2, "num_global_tokens": 2}]
+
+
+SIZED = [(name, params) for name in NAMES for params in SIZED if set(params) <= set(defaults(name))]
+
+
+@pytest.mark.parametrize(("name", "params"), SIZED, ids=str)
+def test_budget_is_the_most_keys_that_a_query_keeps(name, params):
+    mechanism = mechanisms.build(name, **params)
+    assert params.get(mechanism.sized_by, 1) <= mechanism.budget(10_000) < 10_000
+    for n in (1, 2, 3, 4, 5, 8, 9, 13, 17):
+        most = []
+        for causal in (False, True):
+            kept = [
+                len(oracle.KEPT[name](i, keys, torch.rand(keys).tolist(), defaults(name, **params), causal, (0, 0)))
+                for i in range(n)
+                if causal or i >= params.get("num_global_tokens", 0)
+                for keys in [i + 1 if causal else n]
+            ]
+            most.append(max(kept, default=0))
+        assert max(most) == mechanism.budget(n), n
+    assert mechanism.budget(0) == 0
+
+
+def test_budget_where_a_mechanism_does_not_say_it():
+    @dataclass(frozen=True, kw_only=True)
+    class Few(mechanisms.Mechanism):
+        def pattern(self, at):
+            return (at.query - at.key).abs() <= 1
+
+        def reach(self, at):
+            return at.query + torch.arange(-1, 2)
+
+    assert [Few().budget(length) for length in (0, 2, 9)] == [0, 2, 3]
+    assert mechanisms.Mechanism().budget(9) is None
 
 
 def test_causal_global_tokens_must_come_first():

@@ -80,7 +80,11 @@ def test_what_is_refused(options, message):
 
 def test_keys():
     names = ("sdpa", "topk_sparse:k=5", "topk_sparse", "banded_sparse:window=7", "block_local_sparse:block_size=3")
-    assert [swap.keys_of(name) for name in names] == [None, 5, 64, 7, 3]
+    assert [swap.keys_of(name, 100) for name in names] == [None, 5, 64, 7, 3]
+    # a window of 7 holds one other multiple of 3 on either side, of 33 in all
+    assert swap.keys_of("strided_sparse:window=7,stride=3", 100) == 7 + 34 - 3
+    assert swap.keys_of("banded_sparse:window=7,num_global_tokens=2", 100) == 9
+    assert swap.keys_of("topk_sparse", 11) == 11
 
 
 # ---- points

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
@@ -24,8 +25,6 @@ from ..training.setup import where
 from .base import Experiment
 
 DENSE = "sdpa"
-SIZES = ("k", "window", "block_size")
-"""Parameters that say how many keys a query keeps."""
 Point = dict[str, Any]
 
 
@@ -67,10 +66,9 @@ class SwapOptions:
         return names
 
 
-def keys_of(attention: str) -> int | None:
-    """How many keys a query keeps under an attention; None if no parameter of it says so."""
-    mechanism = build(attention) if is_ours(attention) else Mechanism()
-    return next((getattr(mechanism, name) for name in SIZES if hasattr(mechanism, name)), None)
+def keys_of(attention: str, length: int) -> int | None:
+    """The most keys that a query keeps of ``length`` under an attention; None for any number."""
+    return (build(attention) if is_ours(attention) else Mechanism()).budget(length)
 
 
 def swap_checkpoint(
@@ -85,7 +83,8 @@ def swap_checkpoint(
     """Swap the attention of the checkpoint as it is; the paragraph for the report."""
     models = {"checkpoint": lambda: experiment.build(DENSE)}
     points = evaluate_under(accelerator, experiment, swap.names, models, seed, output, options)
-    return _publish(accelerator, "The checkpoint as it is, without training", swap, points, output, results)
+    what = "The checkpoint as it is, without training"
+    return _publish(accelerator, what, swap, points, output, results, _longest(experiment, seed))
 
 
 def swap_dense_run(
@@ -106,7 +105,8 @@ def swap_dense_run(
             points += evaluate_under(accelerator, experiment, swap.names, models, seed, output, options, step)
     if not points:
         return f"No swap of attentions: every run with {DENSE} diverged."
-    return _publish(accelerator, f"The models fine-tuned with {DENSE}, as they are", swap, points, output, results)
+    what = f"The models fine-tuned with {DENSE}, as they are"
+    return _publish(accelerator, what, swap, points, output, results, _longest(experiment, seed))
 
 
 def swap_only(
@@ -196,6 +196,7 @@ def _publish(
     points: Sequence[Point],
     output: OutputFolder,
     results: Sequence[Point],
+    length: int,
 ) -> str:
     """Draw the points, and lay them out as a table, with the models that were fine-tuned with those attentions."""
     metric = plots.swap_metric(points)
@@ -213,12 +214,19 @@ def _publish(
         text += f'\n\n"fine-tuned with it" is the {plots.LABELS[metric]} of the model trained with that attention.'
     if not accelerator.is_main_process:
         return text
-    keys = {name: keys_of(name) for name in wanted.values()}
+    keys = {name: keys_of(name, length) for name in wanted.values()}
     try:
         plots.swap(points, tuned, keys, output.path / "swap.png", what)
     except ImportError as error:
         return f"{text}\n\nno swap.png: {error}"
     return f"{text}\n\n![{what}](swap.png)"
+
+
+def _longest(experiment: Experiment, seed: int) -> int:
+    """Tokens of the longest held-out row."""
+    _, rows = experiment.rows(seed)
+    everything = np.arange(len(rows))
+    return rows.batch(everything[:1], everything)["input_ids"].shape[1]
 
 
 def _spec(attention: str) -> str:
@@ -230,4 +238,5 @@ def _size_of(name: str) -> str | None:
     """The parameter of an attention that ``swap_k`` sets; None if it has none, or states some itself."""
     if ":" in name:
         return None
-    return next((size for size in SIZES if size in parameters(mechanism_of(parse(name)[0]))), None)
+    mechanism = mechanism_of(parse(name)[0])
+    return mechanism.sized_by if mechanism.sized_by in parameters(mechanism) else None

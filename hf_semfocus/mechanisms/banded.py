@@ -21,6 +21,8 @@ class Banded(GlobalTokens):
     Causal: the last ``window`` keys, itself included. The default of 64 keeps as many keys as top-k's.
     """
 
+    sized_by = "window"
+
     window: int = count(64, "keys of the band")
     edge: str = choice("shifted", ("shifted", "cut"), "what a bidirectional band does at the borders")
 
@@ -33,6 +35,9 @@ class Banded(GlobalTokens):
 
     def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
         return self._first(query, length, causal).clamp(min=0) + run(self.window, length)
+
+    def local_budget(self, length: int) -> int:
+        return min(self.window, length)
 
     def _first(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
         if causal:

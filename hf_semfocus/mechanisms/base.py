@@ -37,6 +37,8 @@ class Mechanism:
     name: ClassVar[str] = "full"
     by_score: ClassVar[int | None] = None
     """1 or -1 if the priority is exactly that times the score, which kernels can select by; None otherwise."""
+    sized_by: ClassVar[str] = "k"
+    """The parameter that sets how many keys a query keeps, if the mechanism has one of that name."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -62,6 +64,20 @@ class Mechanism:
     def anchored(self, causal: bool) -> bool:
         """Whether kept keys depend on where the sequence starts or ends, not on distances or scores alone."""
         return self.positional
+
+    def budget(self, length: int) -> int | None:
+        """The most keys that a query keeps of ``length`` visible ones, causal or not; None for any number.
+
+        The few queries that :meth:`sees_all` names do not count. Unless overridden: ``k`` for a selection, and for a
+        static pattern as many as its ``reach`` names.
+        """
+        if self.selects:
+            return min(self.k, length)
+        if type(self).reach is Mechanism.reach:
+            return None
+        last = torch.full((1, 1, 1, 1), length - 1)
+        near = self.reach(Positions(last, last, last + 1, torch.zeros_like(last), 0, False))
+        return None if near is None else min(near.shape[-1], length)
 
     def pattern(self, at: Positions) -> Tensor | None:
         """Static pattern: bool, broadcastable to ``[batch, heads, queries, keys]``; None keeps all."""

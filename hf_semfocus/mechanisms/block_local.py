@@ -20,6 +20,8 @@ class BlockLocal(GlobalTokens):
     Causal: the part of the block up to itself. The default of 64 compares like with like with top-k's.
     """
 
+    sized_by = "block_size"
+
     block_size: int = count(64, "positions of a block")
 
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
@@ -27,3 +29,6 @@ class BlockLocal(GlobalTokens):
 
     def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
         return query // self.block_size * self.block_size + run(self.block_size, length)
+
+    def local_budget(self, length: int) -> int:
+        return min(self.block_size, length)

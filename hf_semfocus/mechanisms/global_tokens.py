@@ -37,6 +37,14 @@ class GlobalTokens(Mechanism):
         """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``."""
         raise NotImplementedError
 
+    def local_budget(self, length: int) -> int:
+        """The most keys that ``local`` keeps of ``length`` other tokens, causal or not."""
+        raise NotImplementedError
+
+    def budget(self, length: int) -> int:
+        g = min(self.num_global_tokens, length)
+        return g + self.local_budget(length - g)
+
     def reach(self, at: Positions) -> Tensor:
         g = self.num_global_tokens
         everywhere = run(g, at.length)

@@ -31,3 +31,15 @@ class Strided(Banded):
         steps = max(0, int(length.max())) // self.stride
         far = query + self.stride * torch.arange(-steps, 1 if causal else steps + 1, device=query.device)
         return torch.cat([super().near(query, length, causal), far], -1)
+
+    def local_budget(self, length: int) -> int:
+        query = torch.arange(length)
+        most = 0
+        for causal in (False, True):
+            first = self._first(query, torch.tensor(length), causal)
+            last = (first + self.window - 1).clamp(max=length - 1)
+            first = first.clamp(min=0)
+            before = query // self.stride - (query - first) // self.stride
+            after = 0 if causal else (length - 1 - query) // self.stride - (last - query) // self.stride
+            most = max(most, int((last - first + 1 + before + after).max())) if length else 0
+        return most
