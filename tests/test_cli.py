@@ -18,7 +18,7 @@ from hf_semfocus import machine
 from hf_semfocus.backends import BACKENDS
 from hf_semfocus.cli import command, env
 from hf_semfocus.mechanisms import names
-from hf_semfocus.suggest import nearest
+from hf_semfocus.messages import nearest
 from hf_semfocus.training import TrainingOptions, display, one_line_errors, option, parse
 from hf_semfocus.training.signals import LAUNCHED
 from hf_semfocus.training.translated import REMARKS, TRANSLATED

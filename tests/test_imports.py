@@ -11,22 +11,21 @@ PACKAGE = Path(__file__).parent.parent / "hf_semfocus"
 
 # who may import whom, from the bottom up; everything else of the package is above
 LAYERS = {
-    "shown": set(),
-    "suggest": set(),
+    "messages": set(),
     "files": set(),
     "machine": set(),
     "attention": set(),
-    "mechanisms": {"attention", "shown", "suggest"},
-    "backends": {"attention", "machine", "mechanisms", "shown"},
+    "mechanisms": {"attention", "messages"},
+    "backends": {"attention", "machine", "mechanisms", "messages"},
     "functional": {"attention", "backends", "mechanisms"},
-    "hf": {"attention", "backends", "functional", "mechanisms", "shown", "suggest"},
-    "models": {"mechanisms", "hf", "suggest"},
-    "hub": {"mechanisms", "hf", "files", "machine", "shown"},
-    "data": {"files", "suggest"},
+    "hf": {"attention", "backends", "functional", "mechanisms", "messages"},
+    "models": {"mechanisms", "hf", "messages"},
+    "hub": {"mechanisms", "hf", "files", "machine", "messages"},
+    "data": {"files", "messages"},
     "metrics": set(),
     "reports": set(),
-    "training": {"data", "files", "hf", "machine", "metrics", "suggest"},
-    "grid": {"files", "shown", "training"},
+    "training": {"data", "files", "hf", "machine", "metrics", "messages"},
+    "grid": {"files", "messages", "training"},
     "benchmark": {"data", "hf", "machine", "mechanisms", "models", "reports", "training"},
     "experiments": {
         *("backends", "data", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "reports"),
@@ -34,7 +33,7 @@ LAYERS = {
     },
     "cli": {
         *("__version__", "attention", "backends", "benchmark", "data", "experiments", "files", "functional", "grid"),
-        *("hf", "machine", "mechanisms", "models", "suggest", "training"),
+        *("hf", "machine", "mechanisms", "models", "messages", "training"),
     },
 }
 

@@ -690,7 +690,7 @@ def test_a_taken_name_is_refused(registry):
 def test_a_task_is_one_file_and_the_package_stands_alone(tmp_path):
     package, alone = Path(tasks.__file__).parents[2], tmp_path / "alone"
     shutil.copytree(package / "data" / "tasks", alone / "data" / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(package / "suggest.py", alone)
+    shutil.copy(package / "messages.py", alone)
     (alone / "__init__.py").touch()
     (alone / "data" / "__init__.py").touch()
     (alone / "data" / "tasks" / "constant.py").write_text(NEW_TASK.format(base=".base", token="0"))

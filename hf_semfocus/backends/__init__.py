@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from ..shown import shown
+from ..messages import shown
 from . import chunked, eager, flex, gather, lists, native, tracing, triton
 
 BACKENDS: dict[str, ModuleType] = {

@@ -21,8 +21,8 @@ from ..experiments import HubOptions, Text, compare, language, synthetic
 from ..experiments.language import DEFAULTS
 from ..hf.settings import is_ours, resolve
 from ..mechanisms import names
+from ..messages import did_you_mean
 from ..models import PRESETS, checkpoint_config
-from ..suggest import did_you_mean
 from ..training import (
     ComparisonOptions,
     FocusSchedule,

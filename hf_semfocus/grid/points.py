@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from ..shown import shown
+from ..messages import shown
 
 Scalar = str | int | float | bool
 KEYS = ("command", "defaults", "grid")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..shown import shown
+from ..messages import shown
 from .entry import DENSE, ENTRY, FILE, READ, attention_of, checked, entry_of, unnamed
 from .settings import names_in
 from .switching import configure

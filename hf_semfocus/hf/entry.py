@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
-from ..shown import shown
+from ..messages import shown
 from .settings import is_ours, names_in, resolve
 
 FILE = "adapter_config.json"

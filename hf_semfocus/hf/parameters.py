@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ..mechanisms import get, parameters
-from ..shown import shown
+from ..messages import shown
 from .settings import is_ours, stated
 
 NAME = "_attn_implementation_internal"

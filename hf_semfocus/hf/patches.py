@@ -24,8 +24,7 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from ..mechanisms import names
-from ..shown import shown
-from ..suggest import did_you_mean
+from ..messages import did_you_mean, shown
 from . import adapters, configs
 from .attention import register
 from .entry import has_ours

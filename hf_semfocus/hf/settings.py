@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from .. import backends
 from ..mechanisms import Mechanism, build, get, names, parse
-from ..shown import shown
+from ..messages import shown
 
 REMEMBERED = 256
 """Mechanisms that are kept, so that a step need not make them anew."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..hf.adapters import set_attention
 from ..hf.entry import ENTRY, checked
 from ..hf.entry import FILE as CONFIG
-from ..shown import shown
+from ..messages import shown
 from .describe import FULL, Description
 from .errors import HubError, find_token, shielded
 

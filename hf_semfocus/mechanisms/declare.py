@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from ..shown import shown
+from ..messages import shown
 
 MOST = 2**31 - 1
 """The largest count: lists hold columns of 32 bits."""

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..shown import shown
-from ..suggest import did_you_mean
+from ..messages import did_you_mean, shown
 from .base import Mechanism, fields, parameters
 
 _REGISTRY: dict[str, type[Mechanism]] = {}

@@ -15,7 +15,7 @@ import transformers
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from ..hf.settings import is_ours, resolve
-from ..suggest import did_you_mean
+from ..messages import did_you_mean
 from .semfocus_encoder import SemFocusEncoderConfig
 
 KINDS = {

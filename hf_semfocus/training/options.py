@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ..suggest import nearest
+from ..messages import nearest
 from .translated import translated
 
 

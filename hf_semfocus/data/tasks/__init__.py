@@ -16,7 +16,7 @@ import os
 import pkgutil
 from typing import TYPE_CHECKING
 
-from ...suggest import did_you_mean
+from ...messages import did_you_mean
 from .base import REGISTRY, Task, register
 from .cache import cached
 

@@ -1,0 +1,46 @@
+"""Parts of error messages: a value on one line, and the name that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from reprlib import Repr
+from typing import Any
+
+LONGEST_SHOWN = 160
+"""About as many characters as are shown of any value."""
+LIKENESS = 0.6
+"""Likeness of two words, from 0 to 1, above which one may be the other misspelt."""
+LONGEST_COMPARED = 100
+"""Characters of the longest word that is compared: the time grows with the square of its length."""
+
+_BRIEF = Repr()
+_BRIEF.maxlevel = 4
+_BRIEF.maxdict = _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxset = 8
+_BRIEF.maxstring = _BRIEF.maxother = LONGEST_SHOWN
+
+
+def shown(value: Any) -> str:
+    """``repr(value)`` on one line, with its middle left out where it is long or deep."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"<an integer of {value.bit_length()} bits>"
+    text = " ".join(_BRIEF.repr(value).split())
+    half = LONGEST_SHOWN // 2
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
+
+
+def nearest(word: Any, choices: Iterable[str]) -> str | None:
+    """The choice that ``word`` was probably meant to be; None if none is near. Of equals the first counts."""
+    if not isinstance(word, str) or len(word) > LONGEST_COMPARED:
+        return None
+    likeness = {choice: difflib.SequenceMatcher(None, word, choice).ratio() for choice in choices}
+    best = max(likeness, key=likeness.get, default=None)
+    if best is not None and likeness[best] >= LIKENESS:
+        return best
+    return next((choice for choice in likeness if len(word) > 2 and (word in choice or choice in word)), None)
+
+
+def did_you_mean(word: Any, choices: Iterable[str]) -> str:
+    """``" (did you mean 'name'?)"``, to follow what was refused; empty if no choice is near."""
+    found = nearest(word, choices)
+    return "" if found is None else f" (did you mean {found!r}?)"
