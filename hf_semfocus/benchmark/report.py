@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..tables import markdown_table
 from .cases import BELOW_SDPA
 from .contestants import NOTES, OURS, PEERS, SDPA
 from .timing import LEAST_REPEATS
@@ -20,11 +21,11 @@ def tables(result: Result) -> str:
     """
     parts = []
     if result["cases"]:
-        parts.append(_table(_case_rows(result["cases"])))
+        parts.append(markdown_table(_case_rows(result["cases"])))
     if result["steps"]:
-        parts.append(_table(_step_rows(result["steps"])))
+        parts.append(markdown_table(_step_rows(result["steps"])))
     if result["scaling"]:
-        parts.append(_table(_scaling_rows(result["scaling"])))
+        parts.append(markdown_table(_scaling_rows(result["scaling"])))
     return "\n\n".join(parts)
 
 
@@ -39,7 +40,7 @@ def summary(result: Result) -> str:
             rows.append([shape, each["case"]["mechanism"], faster, "{} ({})".format(*peaks)])
     for each in result["steps"]:
         rows.append([f"training step: {each['label']}", each["mechanism"], f"{each['times_faster']:.2f}", "-"])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def markdown(result: Result, plot: str | None = None) -> str:
@@ -160,11 +161,3 @@ def _milliseconds(seconds: Result, name: str) -> str:
 
 def _megabytes(memory: Result, name: str) -> str:
     return f"{memory[name]['megabytes']:.1f}" if "megabytes" in memory.get(name, {}) else "-"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in ruled
-    )

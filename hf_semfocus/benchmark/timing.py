@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..reports.report import quartiles
+from ..tables import quartiles
 
 LEAST_REPEATS = 7
 """Repetitions from which on a ratio counts as measured."""

@@ -10,19 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..tables import markdown_table, quartiles
 from . import plots
 from .conclusion import conclusion
 
 Result = dict[str, Any]
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median and third quartile; infinite values (never reached) are larger than any other."""
-    huge = 1e300
-    found = np.quantile(np.minimum(np.asarray(values, dtype=np.float64), huge), [0.25, 0.5, 0.75])
-    return tuple(math.inf if value > huge * 1e-3 else float(value) for value in found)
 
 
 HELD = {
@@ -63,11 +55,7 @@ def table(results: Sequence[Result], target_accuracy: float | None = None, targe
     for attention in dict.fromkeys(result["attention"] for result in results):
         runs = [result for result in results if result["attention"] == attention]
         rows.append([attention, *(_cell([get(run) for run in runs], digits) for get, digits in columns.values())])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
+    return markdown_table(rows)
 
 
 def publish(

@@ -1,0 +1,28 @@
+"""Tables in Markdown that also read well as plain text, and the quartiles that their cells show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown with columns of even width.
+
+    Args:
+        rows: the header, and then the lines, with as many cells each.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in ruled
+    )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile; infinite values (never reached) are larger than any other."""
+    huge = 1e300
+    found = np.quantile(np.minimum(np.asarray(values, dtype=np.float64), huge), [0.25, 0.5, 0.75])
+    return tuple(math.inf if value > huge * 1e-3 else float(value) for value in found)
