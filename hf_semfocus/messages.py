@@ -1,8 +1,9 @@
-"""Parts of error messages: a value on one line, and the name that was probably meant."""
+"""Error messages: a value on one line, the name that was probably meant, and what an integer has to be."""
 
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 from reprlib import Repr
 from typing import Any
@@ -44,3 +45,19 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     """``" (did you mean 'name'?)"``, to follow what was refused; empty if no choice is near."""
     found = nearest(word, choices)
     return "" if found is None else f" (did you mean {found!r}?)"
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of any type, NumPy's included; truth values are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """The value as an ``int``.
+
+    Raises:
+        ValueError: it is no integer, or below ``least``.
+    """
+    if not is_integer(value) or value < least:
+        raise ValueError(f"{name}={shown(value)}; expected an integer of at least {least}")
+    return int(value)

@@ -471,12 +471,12 @@ def test_decode_leaves_padding_out_and_names_foreign_ids(name):
         ({"name": 3}, "3, expected one of"),
         ({"split": "dev"}, "'dev', expected one of .*'train', 'validation', 'test'"),
         ({"split": None}, "None, expected one of"),
-        ({"seed": -1}, "seed=-1, expected an integer of at least 0"),
-        ({"seed": True}, "seed=True, expected an integer"),
-        ({"seed": 1.0}, r"seed=1\.0, expected an integer"),
-        ({"seed": "1"}, "seed='1', expected an integer"),
-        ({"size": 0}, "size=0, expected an integer of at least 1"),
-        ({"size": False}, "size=False, expected an integer"),
+        ({"seed": -1}, "seed=-1; expected an integer of at least 0"),
+        ({"seed": True}, "seed=True; expected an integer"),
+        ({"seed": 1.0}, r"seed=1\.0; expected an integer"),
+        ({"seed": "1"}, "seed='1'; expected an integer"),
+        ({"size": 0}, "size=0; expected an integer of at least 1"),
+        ({"size": False}, "size=False; expected an integer"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, tmp_path):

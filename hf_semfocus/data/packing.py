@@ -22,6 +22,8 @@ import transformers
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from ..messages import check_integer
+
 SMALLEST = 4
 _DOCUMENTS_AT_ONCE = 64
 
@@ -57,8 +59,7 @@ def pack(
     Raises:
         ValueError: a ``block_size`` that is too small, a tokenizer without a token to end documents, no tokens.
     """
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < SMALLEST:
-        raise ValueError(f"block_size={block_size!r}; expected an integer of at least {SMALLEST}")
+    block_size = check_integer("block_size", block_size, SMALLEST)
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     if end is None:
         raise ValueError(

@@ -7,13 +7,14 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from transformers import AttentionInterface
 
 from .. import mechanisms
 from ..hf.settings import is_ours
+from ..messages import is_integer
 
 DENSE = ("full", "eager")
 
@@ -125,7 +126,7 @@ def from_runs(
 def _seed_and_value(seed: Any, value: Any) -> tuple[int, float | None]:
     if isinstance(seed, str) and seed.isdecimal():  # keys of a JSON object
         seed = int(seed)
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
+    if not is_integer(seed):
         raise ValueError(f"Result: values has the key {seed!r}; expected seeds, which are integers")
     if value is None:
         return int(seed), None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from ..messages import shown
+from ..messages import is_integer, shown
 
 MOST = 2**31 - 1
 """The largest count: lists hold columns of 32 bits."""
@@ -17,8 +16,7 @@ def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> 
     """Declare a dataclass field that holds an integer from ``minimum`` to ``maximum``."""
 
     def check(what: str, value: Any) -> int:
-        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and minimum <= value <= maximum
-        if not fits:
+        if not is_integer(value) or not minimum <= value <= maximum:
             raise ValueError(
                 f"{what}={shown(value)} is not allowed; expected an integer of at least {minimum} and at most "
                 f"{maximum}"

@@ -13,6 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ..messages import check_integer
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -73,8 +75,7 @@ def add_lora(
 
     if kind not in TASKS:
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(TASKS)}")
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise ValueError(f"r={r!r}; expected an integer of at least 1")
+    r = check_integer("r", r, 1)
     if not alpha > 0:
         raise ValueError(f"alpha={alpha!r}; expected a positive number")
     if not 0 <= dropout < 1:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ..messages import nearest
+from ..messages import check_integer, nearest
 from .translated import translated
 
 
@@ -179,8 +179,8 @@ def check_at_least(name: str, value: int | None, least: int) -> None:
     Raises:
         ValueError: names the option, its value and the limit.
     """
-    if value is not None and value < least:
-        raise ValueError(f"{name}={value!r}; expected an integer of at least {least}")
+    if value is not None:
+        check_integer(name, value, least)
 
 
 def parse(*types: type, args: Sequence[str] | None = None, about: str | None = None) -> tuple[Any, ...]:

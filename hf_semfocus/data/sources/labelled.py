@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
+from ...messages import check_integer
 from .labels import Classes, Where, few, find_classes, from_cells
 from .places import is_csv, place
 from .reading import read_splits
@@ -93,8 +94,7 @@ def load_labelled(
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(TEXTS)}")
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction!r}; expected a share between 0 and 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}; expected an integer of at least 0")
+    check_integer("seed", seed, 0)
     cells = dict.fromkeys([*TEXTS[kind], *LABELS[kind], *_listed(text_columns), *_listed(label_column)], str)
     splits = read_splits(dataset, config, options={"csv": {"keep_default_na": False, "converters": cells}})
     label = _label_column(dataset, splits["train"], kind, label_column)

@@ -11,12 +11,11 @@ Every module of this package is imported and the tasks in it register themselves
 from __future__ import annotations
 
 import importlib
-import numbers
 import os
 import pkgutil
 from typing import TYPE_CHECKING
 
-from ...messages import did_you_mean
+from ...messages import check_integer, did_you_mean
 from .base import REGISTRY, Task, register
 from .cache import cached
 
@@ -72,11 +71,5 @@ def load(
     if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {list(SPLITS)}")
     usual = (split == "train" and task.train_size) or SPLITS[split]
-    size = usual if size is None else _integer("size", size, least=1)
-    return cached(task, split, _integer("seed", seed, least=0), size, cache_dir)
-
-
-def _integer(what: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{what}={value!r}, expected an integer of at least {least}")
-    return int(value)
+    size = usual if size is None else check_integer("size", size, 1)
+    return cached(task, split, check_integer("seed", seed, 0), size, cache_dir)

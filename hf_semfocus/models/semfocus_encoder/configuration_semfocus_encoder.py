@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ...messages import check_integer
+
 ACTIVATIONS = ("relu", "gelu", "mish")
 
 
@@ -59,8 +61,8 @@ class SemFocusEncoderConfig(PreTrainedConfig):
             "intermediate_size",
             "max_position_embeddings",
         ):
-            _check_count(name, getattr(self, name), least=1)
-        _check_count("num_global_tokens", self.num_global_tokens, least=0)
+            setattr(self, name, check_integer(name, getattr(self, name), 1))
+        self.num_global_tokens = check_integer("num_global_tokens", self.num_global_tokens, 0)
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act={self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
@@ -68,7 +70,7 @@ class SemFocusEncoderConfig(PreTrainedConfig):
         if not _is_number(self.initializer_range) or not self.initializer_range > 0:
             raise ValueError(f"initializer_range={self.initializer_range!r}; expected a positive number")
         if self.pad_token_id is not None:
-            _check_count("pad_token_id", self.pad_token_id, least=0)
+            self.pad_token_id = check_integer("pad_token_id", self.pad_token_id, 0)
             if self.pad_token_id >= self.vocab_size:
                 raise ValueError(
                     f"pad_token_id={self.pad_token_id}; expected an id below vocab_size={self.vocab_size}"
@@ -79,11 +81,6 @@ class SemFocusEncoderConfig(PreTrainedConfig):
     def head_dim(self) -> int:
         """Width of one attention head, which in this model is the width of a token."""
         return self.hidden_size
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}; expected an integer of at least {least}")
 
 
 def _is_number(value: object) -> bool:
