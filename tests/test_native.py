@@ -178,7 +178,7 @@ def test_sinks_take_part_in_the_softmax_and_learn(seen):
         sinks = torch.randn(3).to(dtype).requires_grad_()
         mask = torch.zeros(1, 1, 1, 40, dtype=torch.bool)
         mask[..., :seen] = True
-        problem = Problem(q, k, v, Visibility(mask, torch.arange(40), causal=True), 0.3, sinks=sinks)
+        problem = Problem(q, k, v, Visibility.between(40, 40, q.device, mask, causal=True), 0.3, sinks=sinks)
         out, _ = module.attend(made("topk_sparse:k=4"), problem)
         results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v, sinks))])
     for ours, true in zip(*results, strict=True):

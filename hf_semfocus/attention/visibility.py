@@ -17,21 +17,32 @@ class Visibility:
     Args:
         mask: bool, broadcastable to ``[batch, heads, queries, keys]``, True where a query may see a key; None where
             nothing but causality hides keys, so that a key's position is its column.
-        own: int64 ``[queries]``, the column of every query's own key, increasing; None: the last key that ``mask``
-            lets it see.
-        causal: whether no query may see a key after its own. Without ``own`` the mask says so already.
+        first: the column of the first query's own key, after which those of the others follow; None: every query's
+            own key is the last that ``mask`` lets it see.
+        causal: whether no query may see a key after its own. Without ``first`` the mask says so already.
+        queries: how many there are.
+        device: where the tensors are.
     """
 
     mask: Tensor | None
-    own: Tensor | None
+    first: int | None
     causal: bool
+    queries: int
+    device: torch.device
 
     @classmethod
     def between(
         cls, queries: int, keys: int, device: torch.device, mask: Tensor | None = None, causal: bool = False
     ) -> Visibility:
         """The queries are the last positions of the keys, as in self-attention and in decoding with a cache."""
-        return cls(mask, torch.arange(queries, device=device) + (keys - queries), causal)
+        return cls(mask, keys - queries, causal, queries, device)
+
+    @property
+    def own(self) -> Tensor | None:
+        """The column of every query's own key, int64 ``[queries]``; None where only the mask knows."""
+        if self.first is None:
+            return None
+        return torch.arange(self.first, self.first + self.queries, device=self.device)
 
     @property
     def limit(self) -> Tensor | None:
@@ -40,20 +51,20 @@ class Visibility:
 
     def allowed(self, keys: int) -> Tensor:
         """The keys a query may see: bool, broadcastable to ``[batch, heads, queries, keys]``."""
-        if self.limit is None:
+        if (limit := self.limit) is None:
             return self._everything(keys) if self.mask is None else self.mask
-        before = torch.arange(keys, device=self.own.device) <= self.own.unsqueeze(-1)
+        before = torch.arange(keys, device=self.device) <= limit.unsqueeze(-1)
         return before.view(1, 1, *before.shape) if self.mask is None else self.mask & before
 
     def seen(self, keys: int) -> Tensor | None:
         """The keys that some query may see: bool, broadcastable to ``[batch, heads, keys]``; None for all."""
-        if self.limit is None:
+        if not self.causal or self.first is None:
             return None if self.mask is None else self.mask.any(-2)
         if self.mask is not None and self.mask.shape[-2] > 1:
             return self.allowed(keys).any(-2)
         # what the last query sees, without a matrix of all pairs
-        last = self.own[-1:] if len(self.own) else self.own.new_full((1,), -1)
-        before = (torch.arange(keys, device=last.device) <= last).view(1, 1, keys)
+        last = self.first + self.queries - 1 if self.queries else -1
+        before = (torch.arange(keys, device=self.device) <= last).view(1, 1, keys)
         return before if self.mask is None else self.mask.squeeze(-2) & before
 
     def positions(self, keys: int, heads: int, layer: int) -> Positions:
@@ -67,7 +78,8 @@ class Visibility:
         mask = self.mask
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., start:stop, :]
-        return replace(self, mask=mask, own=None if self.own is None else self.own[start:stop])
+        first = None if self.first is None else self.first + start
+        return replace(self, mask=mask, first=first, queries=stop - start)
 
     def _everything(self, keys: int) -> Tensor:
-        return torch.ones(1, 1, 1, keys, dtype=torch.bool, device=self.own.device)
+        return torch.ones(1, 1, 1, keys, dtype=torch.bool, device=self.device)

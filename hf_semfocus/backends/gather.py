@@ -59,7 +59,9 @@ def gradients(
     """
     # one input may come twice, as key and value
     query, key, value, bias, sinks = own = [None if t is None else t.view_as(t) for t in inputs]
-    problem = Problem(query, key, value, Visibility(None, None, False), scale, sinks=sinks)
+    problem = Problem(
+        query, key, value, Visibility(None, None, False, query.shape[2], query.device), scale, sinks=sinks
+    )
     drop = (lambda weights: weights) if dropout is None else dropout.mul
     output, _, _ = _over(Mechanism(), problem, index, bias, drop)
     needed = [tensor for tensor, wants in zip(own, wanted, strict=True) if wants]

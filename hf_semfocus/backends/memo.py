@@ -61,10 +61,9 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
 
 
 def _key(mechanism: Mechanism, problem: Problem, mask: Tensor | None) -> tuple[Any, ...]:
-    seen, own, causal = problem.visibility.mask, problem.visibility.own, problem.visibility.causal
+    seen, first, causal = problem.visibility.mask, problem.visibility.first, problem.visibility.causal
     view = None if mask is None else (id(mask), seen.storage_offset(), seen.shape, seen.stride())
-    own = None if own is None else own.cpu().numpy().tobytes()
-    return mechanism, *problem.shape, causal, problem.layer, str(problem.query.device), own, view
+    return mechanism, *problem.shape, first, causal, problem.layer, problem.query.device, view
 
 
 def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:

@@ -36,7 +36,7 @@ def objections(problem: Problem) -> list[str]:
     if proxies is not None and proxies.get_proxy_mode() is not None:
         return ["make_fx cannot record a choice by data or compiled kernels"]
     given = {name: getattr(problem, name) for name in ("query", "key", "value", "bias", "sinks")}
-    given |= {"mask": problem.visibility.mask, "positions": problem.visibility.own}
+    given["mask"] = problem.visibility.mask
     for name, tensor in given.items():
         if tensor is None:
             continue

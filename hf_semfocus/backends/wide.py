@@ -34,7 +34,7 @@ def fill(
     full = replace(
         problem,
         query=_take(problem.query, rows),
-        visibility=Visibility(_take(problem.allowed, rows), own=None, causal=False),
+        visibility=Visibility(_take(problem.allowed, rows), None, False, most, wide.device),
         bias=None if problem.bias is None else _take(_of_four(problem.bias), rows),
     )
     found = chunked.attend(Mechanism(), full, weights is not None)

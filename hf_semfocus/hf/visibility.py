@@ -93,7 +93,7 @@ def read(
         ``(visibility, bias, across)``: who sees whom; what the mask adds to the scores; and whether the queries look
         from one sequence into another, where positions have no meaning.
     """
-    queries, keys, device = query.shape[2], key.shape[2], query.device
+    queries, keys = query.shape[2], key.shape[2]
     flagged = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     mask, bias = allowed_and_bias(attention_mask, keys)
     if mask is None:
@@ -103,10 +103,8 @@ def read(
     if bias is not None and not torch.compiler.is_compiling() and not bias.any():
         bias = None
     across = not causal and (queries > keys or (not flagged and is_cross_attention(module)))
-    if causal and offset is None:
-        return Visibility(mask, None, True), bias, across
-    own = torch.arange(queries, device=device) + (offset if causal else keys - queries)
-    return Visibility(mask, own, causal), bias, across
+    first = offset if causal else keys - queries
+    return Visibility(mask, first, causal, queries, query.device), bias, across
 
 
 def is_cross_attention(module: nn.Module) -> bool:
