@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..reports.plots import COLOURS, STYLES, new_figure
+from ..figures import COLOURS, STYLES, new_figure
 from .contestants import OURS
 
 LABELS = {"seconds": "seconds of a step", "megabytes": "peak memory of a step (MB)"}
