@@ -161,20 +161,13 @@ class Recall:
 
 
 def test_what_came_after_the_key_is_all_right():
-    rows = TokenRows.from_dataset(Columns(*draw(size=40)), TASK.pad_token_id)
+    rows = TokenRows(*draw(size=40), TASK.pad_token_id)
     order = np.arange(40)
     loss, predictions, references = causal_lm(Recall(), rows.batch(order, order))
     correct = (predictions == references).sum()
     assert rows.units(order) == int(correct) == 40 * 8
     assert loss.item() == pytest.approx(0, abs=1e-4)
     assert rows.with_epoch(2) is rows
-
-
-class Columns(dict):
-    """Stands in for a dataset."""
-
-    def __init__(self, input_ids, labels):
-        super().__init__(input_ids=input_ids, labels=labels)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -17,12 +17,12 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_semfocus  # noqa: F401
 from hf_semfocus import files as files_module
+from hf_semfocus.data import SequenceRows
 from hf_semfocus.data.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.models import Sizes, build_classifier
 from hf_semfocus.training import (
     ComparisonOptions,
     OutputFolder,
-    SequenceRows,
     TrainingOptions,
     classification,
     parse,
@@ -143,7 +143,7 @@ def test_epoch_means_are_over_examples(tmp_path):
     for prefix, source in (("train", data), ("eval", held_out)):
         losses, hits = [], []
         for row, label in enumerate(source.labels):
-            ids = source.table[row : row + 1, : source.lengths[row]]
+            ids = source.batch(np.array([row]), np.array([row]))["input_ids"]
             probabilities = model(ids).logits[0].double().softmax(-1)
             losses.append(-probabilities[label].log().item())
             hits.append(bool(probabilities[label] > 0.5))
@@ -162,7 +162,7 @@ def test_steps_are_clipped_gradient_descent(tmp_path, max_grad_norm):
             chosen = epoch_order(ROWS, 7, epoch)[first : first + BATCH]
             losses = []
             for row in chosen:
-                logits = by_hand(data.table[row : row + 1, : data.lengths[row]]).logits[0]
+                logits = by_hand(data.batch(np.array([row]), np.array([row]))["input_ids"]).logits[0]
                 losses.append(logits.logsumexp(0) - logits[data.labels[row]])
             gradients = torch.autograd.grad(sum(losses) / len(chosen), weights)
             norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))

@@ -18,10 +18,11 @@ from typing import Any
 
 # imported when they are first used: most need ``datasets``, which tasks and batches do without
 _LATER = {
-    "CausalRows": "rows",
+    "CausalRows": "packed",
     "Labelled": "sources.labelled",
     "LabelledRows": "tokenized",
     "MaskedRows": "masking",
+    "SequenceRows": "rows",
     "TaggedRows": "tokenized",
     "TokenRows": "rows",
     "load_labelled": "sources.labelled",

@@ -6,9 +6,9 @@ is the global one, runs on any number of processes see the same batches, and a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,65 +28,6 @@ class Rows(Protocol):
 
     def with_epoch(self, epoch: int) -> Rows:
         """The same rows as an epoch sees them; evaluation sees those of epoch 0."""
-
-
-class SequenceRows:
-    """Labelled sequences as one padded table.
-
-    Args:
-        input_ids: token ids of every example, of any lengths above 0.
-        labels: class of every example.
-        pad_token_id: id for the positions after a sequence's end.
-        pad_as_tokens: give no attention mask, so that the model takes padding for tokens as the paper's code does.
-
-    Raises:
-        ValueError: no examples, an empty sequence, or not as many labels as sequences.
-    """
-
-    def __init__(
-        self,
-        input_ids: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        pad_token_id: int,
-        pad_as_tokens: bool = False,
-    ):
-        lengths = torch.tensor([len(ids) for ids in input_ids], device="cpu")
-        if len(labels) != len(lengths) or len(lengths) == 0 or not lengths.min() > 0:
-            raise ValueError(
-                f"{len(lengths)} sequences, the shortest of {min(lengths, default=0)} tokens, and {len(labels)} "
-                "labels; expected as many of each and no empty sequence"
-            )
-        self.labels = torch.tensor(labels, device="cpu")
-        self.lengths = lengths
-        self.table = torch.full((len(lengths), int(lengths.max())), pad_token_id, device="cpu")
-        for row, ids in enumerate(input_ids):
-            self.table[row, : len(ids)] = torch.as_tensor(ids, device="cpu")
-        self.masked = not pad_as_tokens and bool(lengths.min() < lengths.max())
-
-    @classmethod
-    def from_dataset(cls, dataset: Any, pad_token_id: int, pad_as_tokens: bool = False) -> SequenceRows:
-        """Read the columns ``input_ids`` and ``labels`` of a ``datasets.Dataset``."""
-        return cls(dataset["input_ids"][:], dataset["labels"][:], pad_token_id, pad_as_tokens)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def units(self, rows: np.ndarray) -> int:
-        """Every example counts once."""
-        return len(rows)
-
-    def with_epoch(self, epoch: int) -> SequenceRows:
-        """The same rows: nothing in them depends on the epoch."""
-        return self
-
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` ``[rows, longest]`` (no mask where nothing is padded), ``labels``."""
-        rows = torch.from_numpy(rows)
-        longest = int(self.lengths[together_with].max())
-        inputs = {"input_ids": self.table[rows, :longest], "labels": self.labels[rows]}
-        if self.masked:
-            inputs["attention_mask"] = (torch.arange(longest, device="cpu") < self.lengths[rows, None]).long()
-        return inputs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .rows import IGNORED, PackedRows
+from .packed import PackedRows
+from .rows import IGNORED
 
 _STREAM = 0x6D6C6D
 """Keeps these random numbers apart from others drawn from the same seed and epoch."""

@@ -1,135 +1,156 @@
-"""Rows for the training loop: packed documents to continue, or sequences with a label for every token.
+"""Rows for the training loop that lie in memory: token sequences of any length, labelled as wholes or token by token.
 
-Labels follow Transformers' convention: the label at a position is the token that belongs there, -100 where nothing is
-predicted; a causal model predicts it at the position before.
+Labels of tokens follow Transformers' convention: the label at a position is the token that belongs there, -100 where
+nothing is predicted; a causal model predicts it at the position before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 IGNORED = -100
-_ROWS_AT_ONCE = 1024
 
 
-class PackedRows:
-    """Rows made by ``pack``, read from their file as they are needed.
+class PaddedRows:
+    """Examples in memory, stored without padding; a batch is padded on the right.
 
     Args:
-        packed: columns ``input_ids`` (integer) and ``starts`` (bool), both ``[block]``.
-
-    Raises:
-        ValueError: no rows.
+        columns: numbers of the tokens by name of the model's input: int ``[tokens]``, one example after the other.
+        lengths: tokens of every example, above 0: int ``[examples]``.
+        fillers: what a column is padded with, by name.
+        weights: how many units every example counts: int ``[examples]``.
+        labels: class of every example, int64 ``[examples]``; None where "labels" is one of the columns.
+        masked: whether batches have an ``attention_mask``.
     """
 
-    def __init__(self, packed: Dataset):
-        if not len(packed):
-            raise ValueError("there are 0 packed rows; expected at least one")
-        self.packed = packed.with_format("numpy")
-        chunks = self.packed.iter(_ROWS_AT_ONCE)
-        self.predicted = np.concatenate([self._count(chunk["input_ids"], chunk["starts"]) for chunk in chunks])
-
-    def _count(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """How many tokens of each row are predicted: int64 ``[rows]``."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        lengths: np.ndarray,
+        fillers: Mapping[str, int],
+        weights: np.ndarray,
+        labels: np.ndarray | None = None,
+        masked: bool = True,
+    ):
+        self.columns, self.lengths, self.fillers = columns, lengths, fillers
+        self.weights, self.labels, self.masked = weights, labels, masked
+        self.starts = first_tokens(lengths)
 
     def __len__(self) -> int:
-        return len(self.predicted)
+        return len(self.lengths)
 
     def units(self, rows: np.ndarray) -> int:
-        """Number of tokens that are predicted in these rows."""
-        return int(self.predicted[rows].sum())
+        """How many units these rows are averaged over."""
+        return int(self.weights[rows].sum())
 
-    def with_epoch(self, epoch: int) -> PackedRows:
-        """The same rows as an epoch sees them."""
+    def with_epoch(self, epoch: int) -> PaddedRows:
+        """The same rows: nothing in them depends on the epoch."""
         return self
 
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, starts of pieces, and positions counted from them: each ``[rows, block]``."""
-        chunk = self.packed[rows]
-        ids, starts = chunk["input_ids"].astype(np.int64), chunk["starts"]
-        columns = np.arange(ids.shape[1])
-        return ids, starts, columns - np.maximum.accumulate(np.where(starts, columns, 0), axis=1)
-
-
-class CausalRows(PackedRows):
-    """Packed documents for a causal language model, which predicts every token of a piece but the first."""
-
-    def _count(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        return (~starts).sum(1)
-
     def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """``input_ids``, ``position_ids`` and ``labels``, int64 ``[rows, block]``.
+        """Inputs of the model, int64 ``[rows, longest]``, and ``labels``, ``[rows]`` where they are classes.
 
-        There is no attention mask: from the positions, Transformers keeps pieces apart (with ``use_cache=False``).
+        Args:
+            rows: numbers of the examples.
+            together_with: those of the whole batch, to whose longest example all are padded.
         """
-        ids, starts, positions = self._read(rows)
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "position_ids": torch.from_numpy(positions),
-            "labels": torch.from_numpy(np.where(starts, IGNORED, ids)),
-        }
+        places = np.arange(self.lengths[together_with].max())
+        inside = places < self.lengths[rows, None]
+        taken = (self.starts[rows, None] + places)[inside]
+        inputs = {}
+        for name, column in self.columns.items():
+            table = np.full(inside.shape, self.fillers[name], np.int64)
+            table[inside] = column[taken]
+            inputs[name] = torch.from_numpy(table)
+        if self.labels is not None:
+            inputs["labels"] = torch.from_numpy(self.labels[rows])
+        if self.masked:
+            inputs["attention_mask"] = torch.from_numpy(inside.astype(np.int64))
+        return inputs
 
 
-class TokenRows:
-    """Sequences with a label for every token, such as a synthetic task of the kind "causal_lm", in memory.
+class SequenceRows(PaddedRows):
+    """Sequences with a class each; units are examples.
+
+    Args:
+        input_ids: token ids of every example, of any lengths above 0.
+        labels: class of every example.
+        pad_token_id: id for the positions after a sequence's end.
+        pad_as_tokens: give no attention mask, so that the model takes padding for tokens as the paper's code does.
+            There is none either where all sequences are of one length.
+
+    Raises:
+        ValueError: no examples, an empty sequence, or not as many labels as sequences.
+    """
+
+    def __init__(
+        self,
+        input_ids: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        pad_token_id: int,
+        pad_as_tokens: bool = False,
+    ):
+        lengths = lengths_of(input_ids)
+        if len(labels) != len(lengths) or not lengths.all() or not len(lengths):
+            raise ValueError(
+                f"{len(lengths)} sequences, the shortest of {min(lengths, default=0)} tokens, and {len(labels)} "
+                "labels; expected as many of each and no empty sequence"
+            )
+        super().__init__(
+            {"input_ids": joined(input_ids)},
+            lengths,
+            {"input_ids": pad_token_id},
+            weights=np.ones_like(lengths),
+            labels=np.array(labels, np.int64),
+            masked=not pad_as_tokens and lengths.min() < lengths.max(),
+        )
+
+
+class TokenRows(PaddedRows):
+    """Sequences with a label for every token, such as a task of the kind "causal_lm"; units are predicted tokens.
 
     Args:
         input_ids: token ids of every example, of any lengths above 0.
         labels: as many labels as tokens, -100 where nothing is predicted; the first is never predicted.
-        pad_token_id: id for the positions after a sequence's end.
+        pad_token_id: id for the positions after a sequence's end. There is no attention mask where all sequences are
+            of one length.
 
     Raises:
         ValueError: no examples, an empty sequence, not a label for every token, or an example without any.
     """
 
     def __init__(self, input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], pad_token_id: int):
-        lengths = [len(ids) for ids in input_ids]
-        if not lengths or min(lengths) == 0 or lengths != [len(row) for row in labels]:
+        lengths = lengths_of(input_ids)
+        if not len(lengths) or not lengths.all() or lengths.tolist() != lengths_of(labels).tolist():
             raise ValueError(
-                f"{len(lengths)} sequences of {sum(lengths)} tokens, the shortest of {min(lengths, default=0)}, and "
+                f"{len(lengths)} sequences of {lengths.sum()} tokens, the shortest of {min(lengths, default=0)}, and "
                 f"{len(labels)} of {sum(map(len, labels))} labels; expected a label for every token and none empty"
             )
-        self.lengths = torch.tensor(lengths, device="cpu")
-        self.table = torch.full((len(lengths), max(lengths)), pad_token_id, device="cpu")
-        self.labels = torch.full_like(self.table, IGNORED)
-        for row, length in enumerate(lengths):
-            self.table[row, :length] = torch.as_tensor(input_ids[row], device="cpu")
-            self.labels[row, :length] = torch.as_tensor(labels[row], device="cpu")
-        self.predicted = (self.labels[:, 1:] != IGNORED).sum(1).numpy()
-        if not self.predicted.all():
-            raise ValueError(f"example {self.predicted.argmin() + 1} has no label after its first token; expected one")
-        self.masked = min(lengths) < max(lengths)
+        columns = {"input_ids": joined(input_ids), "labels": joined(labels)}
+        predicted = columns["labels"] != IGNORED
+        predicted[first_tokens(lengths)] = False
+        weights = np.add.reduceat(predicted, first_tokens(lengths), dtype=np.int64)
+        if not weights.all():
+            raise ValueError(f"example {weights.argmin() + 1} has no label after its first token; expected one")
+        fillers = {"input_ids": pad_token_id, "labels": IGNORED}
+        super().__init__(columns, lengths, fillers, weights, masked=lengths.min() < lengths.max())
 
-    @classmethod
-    def from_dataset(cls, dataset: Any, pad_token_id: int) -> TokenRows:
-        """Read the columns ``input_ids`` and ``labels`` of a ``datasets.Dataset``."""
-        return cls(dataset["input_ids"][:], dataset["labels"][:], pad_token_id)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+def lengths_of(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+    """Length of every sequence: int64 ``[sequences]``."""
+    return np.fromiter(map(len, sequences), np.int64)
 
-    def units(self, rows: np.ndarray) -> int:
-        """Number of tokens that are predicted in these rows."""
-        return int(self.predicted[rows].sum())
 
-    def with_epoch(self, epoch: int) -> TokenRows:
-        """The same rows: nothing in them depends on the epoch."""
-        return self
+def joined(sequences: Iterable[Iterable[int]]) -> np.ndarray:
+    """All numbers, one sequence after the other: int32."""
+    return np.fromiter(itertools.chain.from_iterable(sequences), np.int32)
 
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """``input_ids``, ``labels`` and, where something is padded, ``attention_mask``: int64 ``[rows, longest]``."""
-        rows = torch.from_numpy(rows)
-        longest = int(self.lengths[together_with].max())
-        inputs = {"input_ids": self.table[rows, :longest], "labels": self.labels[rows, :longest]}
-        if self.masked:
-            inputs["attention_mask"] = (torch.arange(longest, device="cpu") < self.lengths[rows, None]).long()
-        return inputs
+
+def first_tokens(lengths: np.ndarray) -> np.ndarray:
+    """Where every sequence begins among the numbers that :func:`joined` returns."""
+    return lengths.cumsum() - lengths

@@ -9,18 +9,16 @@ from reprlib import repr as short
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .rows import IGNORED
+from .rows import IGNORED, PaddedRows, joined, lengths_of
 
 _ROWS_AT_ONCE = 1024
 
 
-class TokenizedRows:
-    """Tokenized examples, one after the other; a batch is padded on the right, whatever the tokenizer would do.
+class TokenizedRows(PaddedRows):
+    """Tokenized examples; a batch is padded on the right, whatever the tokenizer would do.
 
     Text that spells a special token is tokenized as text.
 
@@ -49,41 +47,24 @@ class TokenizedRows:
                 f"max_length={max_length!r}; expected an integer above {special}, the special tokens of an example"
             )
         self.tokenizer, self.truncated = tokenizer, 0
-        self.fillers = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id, "labels": IGNORED}
-        lengths: list[int] = []
+        lengths: list[np.ndarray] = []
         parts: dict[str, list[np.ndarray]] = {}
         for examples in dataset.iter(_ROWS_AT_ONCE):
             encoded = self._encode(examples)
             self._cut(encoded, examples, max_length)
-            lengths += map(len, encoded["input_ids"])
+            lengths.append(lengths_of(encoded["input_ids"]))
             for name, lines in encoded.items():
-                parts.setdefault(name, []).append(np.array([number for line in lines for number in line], np.int32))
-        self.lengths = np.array(lengths)
+                parts.setdefault(name, []).append(joined(lines))
+        super().__init__(
+            {name: np.concatenate(arrays) for name, arrays in parts.items()},
+            np.concatenate(lengths),
+            {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id, "labels": IGNORED},
+            weights=np.ones(len(dataset), np.int64),
+        )
         if not self.lengths.all():
             row = int(self.lengths.argmin())
             raise ValueError(f"example {row + 1}, {short(dataset[row])}, has no tokens; expected at least one")
-        self.starts = self.lengths.cumsum() - self.lengths
-        self.columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
         self.longest = int(self.lengths.max())
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def with_epoch(self, epoch: int) -> TokenizedRows:
-        """The same rows: nothing in them depends on the epoch."""
-        return self
-
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and what else the tokenizer gives: int64 ``[rows, longest]``."""
-        places = np.arange(self.lengths[together_with].max())
-        inside = places < self.lengths[rows, None]
-        taken = (self.starts[rows, None] + places)[inside]
-        inputs = {"attention_mask": torch.from_numpy(inside.astype(np.int64))}
-        for name, column in self.columns.items():
-            table = np.full(inside.shape, self.fillers[name], np.int64)
-            table[inside] = column[taken]
-            inputs[name] = torch.from_numpy(table)
-        return inputs
 
     def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
         """The columns of the examples' tokens; ``options`` are those of the tokenizer."""
@@ -122,15 +103,7 @@ class LabelledRows(TokenizedRows):
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None):
         super().__init__(dataset, tokenizer, max_length)
-        self.labels = torch.tensor(dataset["label"][:], device="cpu")
-
-    def units(self, rows: np.ndarray) -> int:
-        """Every example counts once."""
-        return len(rows)
-
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """Model inputs, int64 ``[rows, longest]``, and ``labels``, int64 ``[rows]``."""
-        return {**super().batch(rows, together_with), "labels": self.labels[rows]}
+        self.labels = np.array(dataset["label"][:], np.int64)
 
     def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
         texts = [examples[name] for name in ("text", "text_pair") if name in examples]
@@ -157,15 +130,11 @@ class TaggedRows(TokenizedRows):
             )
         self.spaced = _needs_spaces(tokenizer)
         super().__init__(dataset, tokenizer, max_length)
-        self.labelled = np.add.reduceat(self.columns["labels"] != IGNORED, self.starts, dtype=np.int64)
-        if not self.labelled.all():
-            row = int(self.labelled.argmin())
+        self.weights = np.add.reduceat(self.columns["labels"] != IGNORED, self.starts, dtype=np.int64)
+        if not self.weights.all():
+            row = int(self.weights.argmin())
             words = short(dataset[row]["words"])
             raise ValueError(f"example {row + 1}, words {words}, has no labelled token; expected at least one")
-
-    def units(self, rows: np.ndarray) -> int:
-        """Number of words with a label in these rows."""
-        return int(self.labelled[rows].sum())
 
     def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
         words = [_with_spaces(line) for line in examples["words"]] if self.spaced else examples["words"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..data import TokenRows, tasks
+from ..data import SequenceRows, TokenRows, tasks
 from ..models import PRESETS, Sizes, build_model
-from ..training import Rows, SequenceRows, causal_lm, classification
+from ..training import Rows, causal_lm, classification
 from .base import Experiment, load_as, title
 
 PAPER = {
@@ -61,13 +61,10 @@ def synthetic(
     model = model or ("llama" if causal else "paper")
 
     def rows(seed: int) -> tuple[Rows, Rows]:
-        train = tasks.load(name, split="train", seed=seed, size=train_size)
-        held_out = tasks.load(name, split="validation", seed=seed, size=eval_size)
-        if causal:
-            make = partial(TokenRows.from_dataset, pad_token_id=task.pad_token_id)
-        else:
-            make = partial(SequenceRows.from_dataset, pad_token_id=task.pad_token_id, pad_as_tokens=pad_as_tokens)
-        return make(train), make(held_out)
+        make = TokenRows if causal else partial(SequenceRows, pad_as_tokens=pad_as_tokens)
+        wanted = {"train": train_size, "validation": eval_size}
+        splits = [tasks.load(name, split=split, seed=seed, size=size) for split, size in wanted.items()]
+        return tuple(make(split["input_ids"][:], split["labels"][:], task.pad_token_id) for split in splits)
 
     return Experiment(
         name=title(name, model),

@@ -1,6 +1,6 @@
 """Training with Accelerate: one loop, and what it needs to be exact, resumable and the same for every attention."""
 
-from ..data.batches import Rows, SequenceRows
+from ..data.batches import Rows
 from .callback import AttentionSchedule
 from .errors import one_line_errors
 from .evaluation import evaluate
@@ -22,7 +22,6 @@ __all__ = [
     "OutputFolder",
     "Rows",
     "Run",
-    "SequenceRows",
     "TrainingOptions",
     "causal_lm",
     "check_at_least",
