@@ -35,15 +35,19 @@ typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 static inline Vector load(const float *at) { return *(const Vector *)at; }
 static inline void store(float *at, Vector x) { *(Vector *)at = x; }
-static inline Vector all(float x) { return Vector{} + x; }
+// Subtracting 0 changes no number, not even -0, so that this is a mere broadcast, from memory where possible.
+static inline Vector all(float x) { return x - Vector{}; }
 
 // The second where the first is NaN.
 static inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 static inline float sum(Vector x) {
-    float total = 0;
-    for (int l = 0; l < LANES; l++) total += x[l];
-    return total;
+    typedef float Four __attribute__((vector_size(16)));
+    Four part[LANES / 4];
+    std::memcpy(part, &x, sizeof x);
+    for (int width = LANES / 8; width; width /= 2)
+        for (int l = 0; l < width; l++) part[l] += part[l + width];
+    return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
 }
 
 // e^x to about one unit in the last place; 0 below the smallest normal number, NaN for NaN.
@@ -110,53 +114,76 @@ template <class T> static inline const T *at(const Plane &t, int64_t b, int64_t 
 
 // ------------------------------------------------------------------ selection
 
-// Candidates of one query, best first when sorted: a score's bits, made to sort as integers, above its column.
-struct Candidates {
-    std::vector<uint64_t> items;
-    float bound; // no score below it can be among the k best
-    size_t k;
+// Integers that compare as scores do: both zeros equal, NaN highest.
+static inline Ints ordered(Vector x) {
+    x = x + Vector{};
+    Ints bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits ^= bits >> 31 & INT32_MAX;
+    return x != x ? Ints{} + INT32_MAX : bits;
+}
+static inline int32_t ordered(float x) { return ordered(all(x))[0]; }
 
-    static uint64_t pack(float score, int64_t column) {
-        uint32_t bits;
-        score += 0.0f; // -0 ties with 0
-        std::memcpy(&bits, &score, sizeof bits);
-        bits = score != score ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-        return (uint64_t)bits << 32 | (uint32_t)column;
-    }
-    static float score(uint64_t item) {
-        uint32_t bits = item >> 32;
-        bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;
-        float score;
-        std::memcpy(&score, &bits, sizeof score);
-        return score;
-    }
-    void clear() {
-        items.clear();
-        bound = LOWEST;
-    }
-    void shrink() {
-        if (items.size() <= k) return;
-        std::nth_element(items.begin(), items.begin() + (k - 1), items.end(), std::greater<uint64_t>());
-        items.resize(k);
-        const float kth = score(items[k - 1]);
-        if (kth > bound) bound = kth;
-    }
-    void add(float value, int64_t column) {
-        if (items.size() == items.capacity()) shrink();
-        items.push_back(pack(value, column));
-    }
-};
+// The score of such an integer; the highest number for that of NaN.
+static inline float score_of(int32_t bits) {
+    bits ^= bits >> 31 & INT32_MAX;
+    float score;
+    std::memcpy(&score, &bits, sizeof score);
+    return score != score ? -EXCLUDED : score;
+}
 
-// One bit per score that is not below the bound (NaN is not).
+static inline int count_not_below(const int32_t *values, int64_t vectors, int32_t bound) {
+#if defined(__AVX512F__)
+    int found = 0;
+    for (int64_t v = 0; v < vectors; v++)
+        found += __builtin_popcount(
+            _mm512_cmp_epi32_mask(_mm512_loadu_si512(values + v * LANES), _mm512_set1_epi32(bound), _MM_CMPINT_NLT));
+    return found;
+#else
+    Ints found = {};
+    for (int64_t v = 0; v < vectors; v++) found -= *(const Ints *)(values + v * LANES) >= bound;
+    int total = 0;
+    for (int l = 0; l < LANES; l++) total += found[l];
+    return total;
+#endif
+}
+
+static inline int32_t highest(Ints x) {
+    int32_t part[LANES];
+    std::memcpy(part, &x, sizeof x);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int l = 0; l < width; l++) part[l] = std::max(part[l], part[l + width]);
+    return part[0];
+}
+
+// A number that at least k of the values reach, and no more than k unless it is one of them. `low` is one that at
+// least k of them reach, if only just.
+static int32_t separator(const int32_t *values, int64_t vectors, int64_t k, int32_t low) {
+    Ints most = *(const Ints *)values, least = most;
+    for (int64_t v = 1; v < vectors; v++) {
+        const Ints x = *(const Ints *)(values + v * LANES);
+        most = x > most ? x : most;
+        least = x < least ? x : least;
+    }
+    low = std::max(low, ~highest(~(k <= LANES ? most : least))); // every lane's highest value reaches the least of these
+    int32_t high = highest(most); // the k-th largest is in [low, high]
+    while (low < high) {
+        const int32_t middle = (low | high) - ((low ^ high) >> 1); // the mean, rounded up
+        const int found = count_not_below(values, vectors, middle);
+        if (found == k) return middle;
+        if (found > k)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+#if !defined(__AVX512F__)
+// One bit for each of 64 scores that is not below the bound (NaN is not).
 static inline uint64_t not_below(const float *scores, float bound) {
     uint64_t bits = 0;
-#if defined(__AVX512F__)
-    const __m512 least = _mm512_set1_ps(bound);
-    __mmask16 part[4];
-    for (int v = 0; v < 4; v++) part[v] = _mm512_cmp_ps_mask(_mm512_loadu_ps(scores + 16 * v), least, _CMP_NLT_UQ);
-    if (part[0] | part[1] | part[2] | part[3])
-        for (int v = 0; v < 4; v++) bits |= (uint64_t)part[v] << 16 * v;
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
     for (int v = 0; v < 8; v++)
         bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(
                     _mm256_cmp_ps(_mm256_loadu_ps(scores + 8 * v), _mm256_set1_ps(bound), _CMP_NLT_UQ))
@@ -166,38 +193,110 @@ static inline uint64_t not_below(const float *scores, float bound) {
 #endif
     return bits;
 }
+#endif
+
+// What can still be among the k best keys of one query, in the order of their columns.
+struct Candidates {
+    std::vector<float> scores;
+    std::vector<int32_t> columns, values;
+    int64_t count, room, k;
+    float bound; // no score below it can be among the k best
+
+    explicit Candidates(int64_t slots)
+        : scores(4 * slots + 192), columns(scores.size()), values(scores.size()), room(scores.size() - 128), k(slots) {}
+    void clear() {
+        count = 0;
+        bound = LOWEST;
+    }
+    // Keep the k best; of equal scores the later columns.
+    void shrink() {
+        if (count <= k) return;
+        const int64_t vectors = (count + LANES - 1) / LANES;
+        for (int64_t c = count; c < vectors * LANES; c++) scores[c] = EXCLUDED;
+        for (int64_t v = 0; v < vectors; v++)
+            *(Ints *)&values[v * LANES] = ordered(load(&scores[v * LANES]));
+        const int32_t least = separator(values.data(), vectors, k, ordered(bound));
+        int64_t extra = count_not_below(values.data(), vectors, least) - k; // equal ones that have no room
+        for (int64_t c = 0; extra > 0; c++)
+            if (values[c] == least) {
+                values[c] = INT32_MIN;
+                extra--;
+            }
+        count = 0;
+        for (int64_t v = 0; v < vectors; v++) keep_reaching(least, v * LANES);
+        bound = std::max(bound, score_of(least));
+    }
+    // Keep those of the LANES candidates from `from` whose value is not below `least`.
+    void keep_reaching(int32_t least, int64_t from) {
+#if defined(__AVX512F__)
+        const __m512i value = _mm512_loadu_si512(&values[from]);
+        const __mmask16 kept = _mm512_cmp_epi32_mask(value, _mm512_set1_epi32(least), _MM_CMPINT_NLT);
+        append(kept, _mm512_loadu_ps(&scores[from]), _mm512_loadu_si512(&columns[from]));
+#else
+        for (int64_t c = from; c < from + LANES; c++) {
+            scores[count] = scores[c];
+            columns[count] = columns[c];
+            count += values[c] >= least;
+        }
+#endif
+    }
+#if defined(__AVX512F__)
+    void append(__mmask16 wanted, __m512 score, __m512i column) {
+        _mm512_storeu_ps(&scores[count], _mm512_maskz_compress_ps(wanted, score));
+        _mm512_storeu_si512(&columns[count], _mm512_maskz_compress_epi32(wanted, column));
+        count += __builtin_popcount(wanted);
+    }
+#endif
+    // Take the scores of 64 keys that are not below the bound (NaN is not).
+    void add(const float *from, int64_t first) {
+        if (count > room) shrink();
+#if defined(__AVX512F__)
+        __mmask16 part[4];
+        const __m512 least = _mm512_set1_ps(bound);
+        for (int v = 0; v < 4; v++) part[v] = _mm512_cmp_ps_mask(_mm512_loadu_ps(from + 16 * v), least, _CMP_NLT_UQ);
+        if (!(part[0] | part[1] | part[2] | part[3])) return;
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (int v = 0; v < 4; v++) {
+            const __m512i column = _mm512_add_epi32(lane, _mm512_set1_epi32((int)first + 16 * v));
+            append(part[v], _mm512_loadu_ps(from + 16 * v), column);
+        }
+#else
+        for (uint64_t bits = not_below(from, bound); bits; bits &= bits - 1, count++) {
+            scores[count] = from[__builtin_ctzll(bits)];
+            columns[count] = first + __builtin_ctzll(bits);
+        }
+#endif
+    }
+};
 
 // The k-th largest of the maxima of groups of scores: a lower bound of the k-th largest score.
-static float group_bound(const float *scores, int64_t vectors, size_t k, std::vector<float> &maxima) {
+static float group_bound(const float *scores, int64_t vectors, int64_t k, std::vector<int32_t> &maxima) {
     int64_t groups = 1;
-    while (groups * LANES < (int64_t)(2 * k)) groups *= 2;
-    if (vectors < 2 * groups) return LOWEST;
-    maxima.assign(groups * LANES, EXCLUDED);
+    while (groups * LANES < 2 * k) groups *= 2;
+    if (vectors < 4 * groups) return LOWEST;
+    maxima.resize(groups * LANES);
     if (groups <= 4) { // in registers, four groups at a time so that none waits for the one before
         Vector m[4];
         for (int g = 0; g < 4; g++) m[g] = all(EXCLUDED);
         for (int64_t v = 0; v < vectors; v += 4)
             for (int g = 0; g < 4; g++) m[g] = larger(load(scores + (v + g) * LANES), m[g]);
         for (int g = 3; g >= groups; g--) m[g - groups] = larger(m[g], m[g - groups]);
-        for (int g = 0; g < groups; g++) store(maxima.data() + g * LANES, m[g]);
+        for (int g = 0; g < groups; g++) *(Ints *)(maxima.data() + g * LANES) = ordered(m[g]);
     } else {
+        std::vector<float> best(groups * LANES, EXCLUDED);
         for (int64_t v = 0; v < vectors; v++) {
-            float *slot = maxima.data() + (v & (groups - 1)) * LANES;
+            float *slot = best.data() + (v & (groups - 1)) * LANES;
             store(slot, larger(load(scores + v * LANES), load(slot)));
         }
+        for (int64_t g = 0; g < groups; g++) *(Ints *)(maxima.data() + g * LANES) = ordered(load(best.data() + g * LANES));
     }
-    std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<float>());
-    return std::max(LOWEST, maxima[k - 1]);
+    return std::max(LOWEST, score_of(separator(maxima.data(), groups, k, INT32_MIN)));
 }
 
 // Take a strip of scores into the candidates; `count` is a multiple of 64, filled up with EXCLUDED.
-static void take(Candidates &best, const float *scores, int64_t count, int64_t first, std::vector<float> &maxima) {
+static void take(Candidates &best, const float *scores, int64_t count, int64_t first, std::vector<int32_t> &maxima) {
     best.bound = std::max(best.bound, group_bound(scores, count / LANES, best.k, maxima));
-    for (int64_t start = 0; start < count; start += 64)
-        for (uint64_t bits = not_below(scores + start, best.bound); bits; bits &= bits - 1) {
-            const int64_t j = start + __builtin_ctzll(bits);
-            best.add(scores[j], first + j);
-        }
+    for (int64_t start = 0; start < count; start += 64) best.add(scores + start, first + start);
 }
 
 // Keys of one head in panels of PANEL keys, head_dim x PANEL each, so that scores of a panel are vector products.
@@ -206,6 +305,35 @@ static void pack_panel(const Problem &p, int64_t b, int64_t h, int64_t first, fl
         const float *row = first + l < p.keys ? at(p.key, b, h, first + l) : nullptr;
         for (int64_t d = 0; d < p.head_dim; d++) panel[d * PANEL + l] = row ? row[d] : 0.0f;
     }
+}
+
+// `height` queries, scaled, as head_dim x height; the last again where there are fewer.
+static void pack_queries(const Problem &p, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t height,
+                         float *packed) {
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    const float factor = p.sign * p.scale;
+    const float *row[TILE];
+    for (int64_t r = 0; r < height; r++) row[r] = at(p.query, b, h, first + std::min(r, rows - 1));
+    if (height == 1) {
+        for (int64_t d = 0; d < p.head_dim; d++) packed[d] = row[0][d] * factor;
+        return;
+    }
+    int64_t d = 0;
+    if (TILE % 4 == 0) // transposed four by four
+        for (; d + 4 <= p.head_dim; d += 4)
+            for (int64_t r = 0; r < TILE; r += 4) {
+                const Four x = *(const Four *)(row[r] + d) * factor, y = *(const Four *)(row[r + 1] + d) * factor;
+                const Four z = *(const Four *)(row[r + 2] + d) * factor, w = *(const Four *)(row[r + 3] + d) * factor;
+                const Four a = __builtin_shufflevector(x, y, 0, 4, 1, 5), c = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+                const Four e = __builtin_shufflevector(z, w, 0, 4, 1, 5), g = __builtin_shufflevector(z, w, 2, 6, 3, 7);
+                float *to = packed + d * TILE + r;
+                *(Four *)to = __builtin_shufflevector(a, e, 0, 1, 4, 5);
+                *(Four *)(to + TILE) = __builtin_shufflevector(a, e, 2, 3, 6, 7);
+                *(Four *)(to + 2 * TILE) = __builtin_shufflevector(c, g, 0, 1, 4, 5);
+                *(Four *)(to + 3 * TILE) = __builtin_shufflevector(c, g, 2, 3, 6, 7);
+            }
+    for (; d < p.head_dim; d++)
+        for (int64_t r = 0; r < TILE; r++) packed[d * TILE + r] = row[r][d] * factor;
 }
 
 // Scores of TILE queries (head_dim x TILE, scaled) and one panel of keys.
@@ -278,12 +406,9 @@ extern "C" void select_keys(const Problem *problem) {
     const int64_t width = std::min(STRIP, (p.keys + 63) / 64 * 64);
 #pragma omp parallel num_threads(p.threads)
     {
-        std::vector<float> queries(height * p.head_dim), strip(height * width), maxima;
-        std::vector<Candidates> best(height);
-        for (auto &c : best) {
-            c.k = p.slots;
-            c.items.reserve(4 * p.slots + 64);
-        }
+        std::vector<float> queries(height * p.head_dim), strip(height * width);
+        std::vector<int32_t> maxima;
+        std::vector<Candidates> best(height, Candidates(p.slots));
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < p.batch * p.heads * tiles; n++) {
             // the last queries first: causal rows are the longer the later
@@ -292,10 +417,7 @@ extern "C" void select_keys(const Problem *problem) {
             const int64_t rows = std::min(height, p.queries - first);
             int64_t stop = p.keys;
             if (p.limit) stop = std::min(stop, *std::max_element(p.limit + first, p.limit + first + rows) + 1);
-            std::fill(queries.begin(), queries.end(), 0.0f);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t d = 0; d < p.head_dim; d++)
-                    queries[d * height + r] = at(p.query, b, h, first + r)[d] * (p.sign * p.scale);
+            pack_queries(p, b, h, first, rows, height, queries.data());
             for (auto &c : best) c.clear();
             for (int64_t start = 0; start < stop; start += width) {
                 const int64_t count = (std::min(width, stop - start) + 63) / 64 * 64;
@@ -316,8 +438,7 @@ extern "C" void select_keys(const Problem *problem) {
                 auto &found = best[r];
                 found.shrink();
                 int32_t *out = p.index.data + ((b * p.heads + h) * p.queries + first + r) * p.slots;
-                for (int64_t s = 0; s < p.slots; s++)
-                    out[s] = s < (int64_t)found.items.size() ? (int32_t)(uint32_t)found.items[s] : -1;
+                for (int64_t s = 0; s < p.slots; s++) out[s] = s < found.count ? found.columns[s] : -1;
             }
         }
     }
@@ -337,6 +458,28 @@ template <class Row> static void for_rows(const Problem &p, Row row) {
         }
 }
 
+// The listed rows of `from`, times their factors, summed up in the order of the list.
+template <class Factor>
+static inline void weighted_sum(const Problem &p, const Rows &from, int64_t b, int64_t kv, const int32_t *index,
+                                int64_t dim, float *to, Factor factor) {
+    constexpr int AT_ONCE = 4; // vectors that stay in registers
+    int64_t d = 0;
+    for (; d + AT_ONCE * LANES <= dim; d += AT_ONCE * LANES) {
+        Vector total[AT_ONCE] = {};
+        for (int64_t s = 0; s < p.slots; s++) {
+            if (index[s] < 0) continue;
+            const float *row = at(from, b, kv, index[s]) + d;
+            const Vector f = all(factor(s));
+            for (int v = 0; v < AT_ONCE; v++) total[v] += f * load(row + v * LANES);
+        }
+        for (int v = 0; v < AT_ONCE; v++) store(to + d + v * LANES, total[v]);
+    }
+    if (d == dim) return;
+    std::fill(to + d, to + dim, 0.0f);
+    for (int64_t s = 0; s < p.slots; s++)
+        if (index[s] >= 0) add_scaled(to + d, factor(s), at(from, b, kv, index[s]) + d, dim - d);
+}
+
 extern "C" void forward(const Problem *problem) {
     const Problem &p = *problem;
     for_rows(p, [&](int64_t b, int64_t h, int64_t kv, int64_t i, const int32_t *index, int64_t n) {
@@ -353,21 +496,20 @@ extern "C" void forward(const Problem *problem) {
             highest = std::max(highest, weights[s]);
         }
         float total = p.sinks ? exponential(all(p.sinks[h] - highest))[0] : 0.0f;
-        int64_t s = 0;
-        for (; s + LANES <= p.slots; s += LANES) {
-            const Vector w = exponential(load(weights + s) - highest);
-            store(weights + s, w);
+        for (int64_t s = 0; s < p.slots; s += LANES) {
+            float part[LANES]; // a copy, as the last one may be short
+            const int64_t count = std::min<int64_t>(LANES, p.slots - s);
+            std::fill(std::copy(weights + s, weights + s + count, part), part + LANES, EXCLUDED);
+            const Vector w = exponential(load(part) - highest);
+            store(part, w);
+            std::copy(part, part + count, weights + s);
             total += sum(w);
         }
-        for (; s < p.slots; s++) total += weights[s] = exponential(all(weights[s] - highest))[0];
         const float share = total == 0 ? 0.0f : 1 / total;
-        std::fill(output, output + p.value_dim, 0.0f);
-        for (s = 0; s < p.slots; s++) {
-            weights[s] *= share;
-            if (index[s] < 0) continue;
-            const float factor = p.dropout ? p.dropout[n * p.slots + s] * weights[s] : weights[s];
-            add_scaled(output, factor, at(p.value, b, kv, index[s]), p.value_dim);
-        }
+        for (int64_t s = 0; s < p.slots; s++) weights[s] *= share;
+        const float *dropout = p.dropout ? p.dropout + n * p.slots : nullptr;
+        weighted_sum(p, p.value, b, kv, index, p.value_dim, output,
+                     [&](int64_t s) { return dropout ? dropout[s] * weights[s] : weights[s]; });
     });
 }
 
@@ -384,12 +526,9 @@ static inline void row_backward(const Problem &p, int64_t b, int64_t h, int64_t 
         delta += weights[s] * grad_scores[s];
     }
     if (p.delta) p.delta[n] = delta;
-    std::fill(grad_query, grad_query + p.head_dim, 0.0f);
-    for (int64_t s = 0; s < p.slots; s++) {
-        if (index[s] < 0) continue;
-        grad_scores[s] = weights[s] * (grad_scores[s] - delta);
-        add_scaled(grad_query, p.scale * grad_scores[s], at(p.key, b, kv, index[s]), p.head_dim);
-    }
+    for (int64_t s = 0; s < p.slots; s++)
+        if (index[s] >= 0) grad_scores[s] = weights[s] * (grad_scores[s] - delta);
+    weighted_sum(p, p.key, b, kv, index, p.head_dim, grad_query, [&](int64_t s) { return p.scale * grad_scores[s]; });
 }
 
 // What one query's row adds to the gradients of the keys and values from `first` to `stop`.
