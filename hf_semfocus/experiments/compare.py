@@ -18,10 +18,10 @@ from ..files import check_space, locked
 from ..hf.settings import is_ours
 from ..reports import report
 from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
-from ..training.loop import ended
 from ..training.output import LOCK
+from ..training.run import ended
+from ..training.schedules import check_course
 from ..training.setup import start_tracking
-from ..training.steps import check_course
 from .base import Experiment
 from .publishing import HubOptions, check_publishing, publish
 from .workers import number_of_workers, train_side_by_side

@@ -5,13 +5,14 @@ from .callback import AttentionSchedule
 from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
-from .loop import Run, train
-from .objectives import causal_lm, masked_lm, token_classification
-from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option, parse
+from .loop import train
+from .objectives import Objective, causal_lm, classification, masked_lm, token_classification
+from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option
 from .output import OutputFolder, stated
+from .parsing import parse
+from .run import Run
 from .schedules import FocusSchedule
 from .setup import start
-from .steps import Objective, classification
 
 __all__ = [
     "AttentionSchedule",

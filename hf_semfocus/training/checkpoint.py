@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +22,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
 from ..files import UNFINISHED, crc, no_space, publish
+from .progress import Progress
 from .sharding import layout
 
 PROGRESS = "progress.json"
 PREFIX = "checkpoint-"
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        epoch: epochs finished; position: steps done in the next one; step: steps in all.
-        seconds: time spent in training steps.
-        loss, correct, units: sums over the units of the running epoch.
-        tokens: tokens of all steps, padding included.
-        peak_memory: highest memory of a process so far, in 10**6 bytes.
-        records: records this run has in the log.
-        reached: epoch, step and seconds at which the target was reached.
-        best: best held-out score so far, higher is better.
-        last: record of the last evaluation.
-        sessions: where the run began or was resumed, as the "step" it had, and "where" in words.
-    """
-
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    loss: float = 0.0
-    correct: float = 0.0
-    units: int = 0
-    tokens: int = 0
-    peak_memory: float = 0.0
-    records: int = 0
-    reached: dict[str, float] | None = None
-    best: float | None = None
-    last: dict[str, Any] | None = None
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-
-    def begin_session(self, where: str) -> None:
-        """Note where the run goes on; one that did not get further than this leaves no trace."""
-        done = [session for session in self.sessions if session["step"] < self.step]
-        self.sessions = [*done, {"step": self.step, "where": where}]
-
-    def begin_epoch(self) -> None:
-        """Clear what counts from the start of an epoch."""
-        self.position, self.loss, self.correct, self.units = 0, 0.0, 0.0, 0
 
 
 class Checkpoints:

@@ -12,12 +12,12 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..data.batches import Rows, iterate
-from .steps import Objective, sums, widest
+from ..data.rows import IGNORED
+from .objectives import Objective
+from .steps import sums, widest
 
 if TYPE_CHECKING:
     from evaluate import Metric
-
-IGNORED = -100
 
 
 @torch.no_grad()

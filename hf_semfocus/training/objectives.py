@@ -1,12 +1,32 @@
-"""Objectives of language models for the training loop: summed loss in nats, predictions and references."""
+"""Objectives for the training loop: summed loss in nats, predictions and references."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from ..data.rows import IGNORED
+
+Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
+"""From a model and its inputs to the loss, summed over the units, and to predictions and references.
+
+Predictions and references are int64 of one shape; a reference of -100 is no unit.
+"""
+
+
+def classification(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Objective of a classifier, whose units are examples: cross entropy in nats, predicted and true classes.
+
+    Args:
+        model: returns ``logits`` ``[examples, classes]``.
+        inputs: its inputs, and ``labels`` int64 ``[examples]``.
+    """
+    labels = inputs["labels"]
+    logits = model(**{name: tensor for name, tensor in inputs.items() if name != "labels"}).logits
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum"), logits.argmax(-1), labels
 
 
 def causal_lm(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

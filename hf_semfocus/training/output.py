@@ -18,8 +18,8 @@ from accelerate import Accelerator
 
 from ..files import UNFINISHED, locked, write_text
 from .log import gather
-from .loop import Run
 from .options import TrainingOptions
+from .run import Run
 from .schedules import bound_to_length
 
 LOCK = ".lock"

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, get_scheduler
 
+from ..data.batches import steps_per_epoch
 from .options import TrainingOptions
+from .progress import total_steps
 
 _UNTIL = re.compile(r"([1-9]\d*)(%?)")
 
@@ -103,3 +105,15 @@ class FocusSchedule:
         """Give the model the attention of that step; a single name is what the model was built with."""
         if len(self.phases) > 1 and model.config._attn_implementation != (name := self.at(step, steps)):
             model.set_attn_implementation(name)
+
+
+def check_course(options: TrainingOptions, rows: int, attentions: Iterable[str]) -> None:
+    """Refuse options that do not fit the length of a run, before it starts.
+
+    Raises:
+        ValueError: more warm-up than steps, or a schedule whose phases do not follow each other.
+    """
+    steps = total_steps(options, steps_per_epoch(rows, options.batch_size))
+    learning_rate(options, steps)
+    for attention in attentions:
+        FocusSchedule.parse(attention).at(0, steps)

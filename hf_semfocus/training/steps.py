@@ -1,41 +1,17 @@
-"""What the training loop does at its single places: objective, optimizer, gradients, sums over processes, saving."""
+"""The parts of a training step: optimizer, gradients, sums over processes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from ..data.batches import Batch, steps_per_epoch
-from ..files import replacing
-from .checkpoint import Progress
+from ..data.batches import Batch
+from .objectives import Objective
 from .options import TrainingOptions
-from .schedules import FocusSchedule, learning_rate
-
-Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
-"""From a model and its inputs to the loss, summed over the units, and to predictions and references.
-
-Predictions and references are int64 of one shape; a reference of -100 is no unit.
-"""
-
-
-def classification(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Objective of a classifier, whose units are examples: cross entropy in nats, predicted and true classes.
-
-    Args:
-        model: returns ``logits`` ``[examples, classes]``.
-        inputs: its inputs, and ``labels`` int64 ``[examples]``.
-    """
-    labels = inputs["labels"]
-    logits = model(**{name: tensor for name, tensor in inputs.items() if name != "labels"}).logits
-    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum"), logits.argmax(-1), labels
 
 
 def make_ready(model: PreTrainedModel, options: TrainingOptions) -> None:
@@ -91,55 +67,3 @@ def sums(accelerator: Accelerator, *values: Tensor | float) -> list[float]:
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, reduction="sum")
     return stacked.tolist()
-
-
-def check_course(options: TrainingOptions, rows: int, attentions: Iterable[str]) -> None:
-    """Refuse options that do not fit the length of a run, before it starts.
-
-    Raises:
-        ValueError: more warm-up than steps, or a schedule whose phases do not follow each other.
-    """
-    steps = total_steps(options, steps_per_epoch(rows, options.batch_size))
-    learning_rate(options, steps)
-    for attention in attentions:
-        FocusSchedule.parse(attention).at(0, steps)
-
-
-def total_steps(options: TrainingOptions, length: int) -> int:
-    """Steps of a run with epochs of ``length`` steps."""
-    return int(min(options.epochs * length, options.max_steps or math.inf))
-
-
-def is_over(progress: Progress, options: TrainingOptions, length: int) -> bool:
-    """Whether a run, with epochs of ``length`` steps, has had its epochs, its steps, or those after convergence."""
-    epoch = progress.epoch + progress.position / length
-    return (
-        epoch >= options.epochs
-        or (options.max_steps is not None and progress.step >= options.max_steps)
-        or (progress.reached is not None and epoch >= progress.reached["epoch"] + options.epochs_after_target)
-    )
-
-
-def save_model(
-    accelerator: Accelerator, model: nn.Module, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
-) -> None:
-    """Replace the model in ``folder``, and its tokenizer if it has one; every process must call it."""
-    state = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        with replacing(folder) as unfinished:
-            accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(unfinished)
-    accelerator.wait_for_everyone()
-
-
-def save_batch(accelerator: Accelerator, batch: Batch, folder: Path) -> None:
-    """Keep this process's share of a batch as ``batch-RANK.safetensors``, a tensor for each input of each part."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{number}.{name}": tensor.detach().cpu().contiguous()
-        for number, part in enumerate(batch.parts)
-        if not part.empty
-        for name, tensor in part.inputs.items()
-    }
-    save_file(tensors, folder / f"batch-{accelerator.process_index}.safetensors")
