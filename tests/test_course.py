@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, get_scheduler
 
 from hf_semfocus.data.batches import epoch_order
 from hf_semfocus.training import FocusSchedule, TrainingOptions, parse
-from hf_semfocus.training import loop as loop_module
+from hf_semfocus.training import steps as steps_module
+from hf_semfocus.training.checkpoint import Checkpoints
 from hf_semfocus.training.memory import peak_megabytes, reset_peak
 from hf_semfocus.training.schedules import learning_rate
 
@@ -100,7 +101,7 @@ def test_a_schedule_trains_as_its_phases_do_and_resumes(tmp_path, monkeypatch):
     model = AutoModelForSequenceClassification.from_pretrained(last)
     assert model.config._attn_implementation == "topk_sparse:k=1"
 
-    save = loop_module.Checkpoints.save
+    save = Checkpoints.save
 
     def fatal(self, accelerator, progress):
         save(self, accelerator, progress)
@@ -108,7 +109,7 @@ def test_a_schedule_trains_as_its_phases_do_and_resumes(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module.Checkpoints, "save", fatal)
+        patch.setattr(Checkpoints, "save", fatal)
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, **changes)
     again, resumed = start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, resume=True, **changes)
@@ -237,7 +238,7 @@ def test_sigterm_saves_and_exits_after_the_step(tmp_path, monkeypatch, capsys, s
     """Within an epoch, and in its last step, after which the epoch is finished first."""
     changes = {"epochs": 3, "logging_steps": 1}
     _, expected = start(tmp_path / "whole", **changes)
-    count, backward = 0, loop_module.backward
+    count, backward = 0, steps_module.backward
 
     def terminated(*args):
         nonlocal count
@@ -247,7 +248,7 @@ def test_sigterm_saves_and_exits_after_the_step(tmp_path, monkeypatch, capsys, s
         return backward(*args)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(loop_module, "backward", terminated)
+    monkeypatch.setattr(steps_module, "backward", terminated)
     with pytest.raises(SystemExit) as exit_info:
         start(tmp_path / "cut", **changes)
     assert exit_info.value.code == 143

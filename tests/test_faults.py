@@ -105,7 +105,7 @@ class Scene:
         class Taken(BaseException):
             pass
 
-        def take(accelerator, model, train_rows, *args):
+        def take(*args, train_rows, **options):
             raise Taken(train_rows)
 
         monkeypatch.setattr(sys.modules["hf_semfocus.experiments.compare"], "train", take)
@@ -142,7 +142,7 @@ def scene(request, cache, tmp_path_factory):
 CLM_IS_SLOW = pytest.mark.parametrize(  # where the task makes no difference
     "scene", ["classification", pytest.param("clm", marks=pytest.mark.slow)], indirect=True
 )
-BACKWARD = "hf_semfocus.training.loop:backward"
+BACKWARD = "hf_semfocus.training.steps:backward"
 EVALUATION = "hf_semfocus.training.evaluation:sums"
 SAVE_STATE = "accelerate:Accelerator.save_state"
 
@@ -204,7 +204,7 @@ def test_terminated_again_and_again(scene, tmp_path):
     assert "stopped by SIGTERM" in life.printed
     assert len(timeless(tmp_path)) == last
     # while nothing is computed, there is nothing to save
-    statuses, life = scene.resume(tmp_path, Strike("hf_semfocus.training.loop:write_json", 2, terminate))
+    statuses, life = scene.resume(tmp_path, Strike("hf_semfocus.training.ending:write_json", 2, terminate))
     assert statuses == [-signal.SIGTERM], life.errors
     assert scene.resume(tmp_path)[0] == [0]
     scene.check(tmp_path)
@@ -226,7 +226,7 @@ def test_interrupted_again_and_again(scene, tmp_path):
     for moment in (
         Strike(BACKWARD, 1, interrupt_twice),
         Strike("hf_semfocus.experiments.compare:train", 1, interrupt),
-        Strike("hf_semfocus.training.loop:write_json", 1, interrupt),
+        Strike("hf_semfocus.training.ending:write_json", 1, interrupt),
     ):
         statuses, life = scene.resume(tmp_path, moment)
         assert statuses == [INTERRUPTED]
@@ -321,7 +321,7 @@ def test_a_full_disk_is_named_with_what_is_left(scene, tmp_path):
         newest = checkpoints(tmp_path)[-1]
         assert "no space left on the disk (" in line
         assert line.endswith(f"; free some, and --resume goes on from {newest}")
-    statuses, life = scene.resume(tmp_path, Strike("hf_semfocus.training.loop:write_json", 1, fill))
+    statuses, life = scene.resume(tmp_path, Strike("hf_semfocus.training.ending:write_json", 1, fill))
     assert statuses == [2]
     [line] = life.errors
     assert line.endswith("free some, and --resume goes on from the last checkpoint")

@@ -190,7 +190,7 @@ def test_tensorboard_gets_every_epoch(tmp_path):
 def test_kernels_are_compiled_before_a_run_counts_its_seconds(tmp_path, monkeypatch):
     calls = []
 
-    def train(*args):
+    def train(*args, **options):
         calls.append("train")
         raise KeyboardInterrupt
 

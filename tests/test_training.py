@@ -29,7 +29,7 @@ from hf_semfocus.training import (
     train,
 )
 from hf_semfocus.training import checkpoint as checkpoint_module
-from hf_semfocus.training import loop as loop_module
+from hf_semfocus.training import steps as steps_module
 from hf_semfocus.training.log import MetricsLog, read
 
 ROWS, BATCH = 23, 5
@@ -63,7 +63,7 @@ def start(folder, attention="sdpa", model=None, data=None, **changes):
     output = OutputFolder(accelerator, chosen)
     run = output.run(attention, 7)
     model = fresh_model(attention) if model is None else model
-    result = train(accelerator, model, data or rows(), rows(11, seed=1), chosen, run)
+    result = train(accelerator, model, chosen, run, train_rows=data or rows(), eval_rows=rows(11, seed=1))
     return result, read(run.log)
 
 
@@ -365,7 +365,7 @@ def test_a_finished_run_without_its_checkpoint_cannot_go_on(tmp_path):
 
 def test_seconds_do_not_jump_where_a_run_is_resumed(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    backward = loop_module.backward
+    backward = steps_module.backward
 
     def timed(*args):
         clock.now += 2.0
@@ -373,13 +373,13 @@ def test_seconds_do_not_jump_where_a_run_is_resumed(tmp_path, monkeypatch):
 
     def compiles(*args):
         clock.now += 500.0
-        monkeypatch.setattr(loop_module, "backward", timed)
+        monkeypatch.setattr(steps_module, "backward", timed)
         return timed(*args)
 
-    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(loop_module, "backward", timed)
+    monkeypatch.setattr(steps_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(steps_module, "backward", timed)
     interrupted(tmp_path, monkeypatch, step=10, logging_steps=1)
-    monkeypatch.setattr(loop_module, "backward", compiles)
+    monkeypatch.setattr(steps_module, "backward", compiles)
     result, records = start(tmp_path, resume=True, logging_steps=1)
     steps = [record for record in records if record["kind"] == "step"]
     assert [record["seconds"] for record in steps] == [2.0 * record["step"] for record in steps]

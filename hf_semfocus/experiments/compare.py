@@ -139,8 +139,17 @@ def _train(
     """Train a run from the initial weights of its seed; a finished one gives its result at once."""
     set_seed(run.seed)
     model = experiment.build(FocusSchedule.parse(run.attention).names[0])
-    how = (experiment.objective, experiment.metrics, experiment.tokenizer)
-    return train(accelerator, model, train_rows, eval_rows, options, run, *how)
+    return train(
+        accelerator,
+        model,
+        options,
+        run,
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        objective=experiment.objective,
+        metrics=experiment.metrics,
+        tokenizer=experiment.tokenizer,
+    )
 
 
 def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:

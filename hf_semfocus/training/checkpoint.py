@@ -63,7 +63,7 @@ class Checkpoints:
         accelerator.wait_for_everyone()
 
     @contextmanager
-    def naming_the_last(self) -> Iterator[None]:
+    def explain_full_disk(self) -> Iterator[None]:
         """Let a training that fills the disk say what it can go on from.
 
         Raises:

@@ -46,6 +46,15 @@ class Progress:
         done = [session for session in self.sessions if session["step"] < self.step]
         self.sessions = [*done, {"step": self.step, "where": where}]
 
+    def count(self, loss: float, correct: float, units: int, tokens: int) -> None:
+        """Count a step, and what it found."""
+        self.step += 1
+        self.position += 1
+        self.loss += loss
+        self.correct += correct
+        self.units += units
+        self.tokens += tokens
+
     def begin_epoch(self) -> None:
         """Clear what counts from the start of an epoch."""
         self.position, self.loss, self.correct, self.units = 0, 0.0, 0.0, 0

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +17,67 @@ from transformers import PreTrainedModel
 from ..data.batches import Batch
 from .objectives import Objective
 from .options import TrainingOptions
+from .progress import Progress
+from .sharding import whole
+from .signals import first
+
+if TYPE_CHECKING:
+    from .state import RunState
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step found over all processes: loss and correct units in sum, gradient norm, and the signal that came."""
+
+    loss: float
+    correct: float
+    norm: float
+    stop: int | None
+
+
+class StepClock:
+    """Measures the seconds of training steps, without evaluations and checkpoints, into a run's progress."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.resumed, self.last = progress, progress.step > 0, 0.0
+
+    def start(self) -> None:
+        """The next step begins."""
+        self.last = time.perf_counter()
+
+    def step(self) -> None:
+        """A step is done, and the next one begins; ``progress`` does not count it yet."""
+        now, progress = time.perf_counter(), self.progress
+        # the first step after a resumption loads and compiles what was there before
+        progress.seconds += progress.seconds / progress.step if self.resumed else now - self.last
+        self.last, self.resumed = now, False
+
+
+def take_step(state: RunState, batch: Batch, asked_to_stop: Callable[[], list[bool]]) -> Step:
+    """Take one step, unless loss or gradient are not finite, and count it.
+
+    Args:
+        state: of the run; ``diverged`` tells whether the step was not taken.
+        batch: this process's share.
+        asked_to_stop: see :func:`stop_noted`.
+    """
+    accelerator, progress, optimizer = state.accelerator, state.progress, state.optimizer
+    state.learning_rate = state.rate(progress.step, progress.epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = state.learning_rate
+    state.focus.apply(state.unwrapped, progress.step, state.steps)
+    loss, correct = backward(accelerator, state.model, batch, state.objective)
+    norm = whole(accelerator.clip_grad_norm_(state.model.parameters(), state.options.max_grad_norm))
+    loss, correct, norm, *came = sums(accelerator, loss, correct, norm, *asked_to_stop())
+    # A scaler deals with infinite gradients of float16 itself.
+    state.diverged = not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm))
+    if not state.diverged:
+        optimizer.step()
+        optimizer.zero_grad()
+        state.clock.step()
+        progress.count(loss, correct, batch.units, batch.tokens)
+        state.display.step()
+    return Step(loss, correct, norm, first(came))
 
 
 def make_ready(model: PreTrainedModel, options: TrainingOptions) -> None:
