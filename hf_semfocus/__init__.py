@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # these need datasets and evaluate, which take seconds to import and which attention does without
-_LATER = {name: name for name in ("data", "hub", "metrics", "training")} | {
+_LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
     "load_adapter": "hub",
