@@ -21,20 +21,20 @@ class Case:
         kv_heads: heads of keys and values; ``heads`` by default.
         dtype: name of a floating type of torch.
         direction: "train" (forward and backward), "forward" or "decode" (one query); the latter two without a graph.
-        over_sdpa, over_eager: times faster than those that it is to be; None for no goal.
-        memory: highest peak in 10**6 bytes, or "below sdpa"; None for no goal.
+        over_sdpa, over_eager: required speed-up over that contestant; None for no goal.
+        memory: required peak, below so many 10**6 bytes, or "below sdpa"; None for no goal.
         probe: whether peak memory is measured.
 
     Raises:
         ValueError: sizes or type that do not go together.
     """
 
-    batch: int
-    heads: int
+    batch: int = 1
+    heads: int = 12
     keys: int
-    head_dim: int
+    head_dim: int = 64
     mechanism: str
-    causal: bool
+    causal: bool = True
     queries: int | None = None
     kv_heads: int | None = None
     dtype: str = "float32"

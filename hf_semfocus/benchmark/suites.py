@@ -56,106 +56,42 @@ def suite(device: str = "cpu", quick: bool = False) -> Suite:
     return Suite(QUICK, (MAIN_JOB,)) if quick else Suite(CPU, STEPS)
 
 
-def _long(n: int, mechanism: str, **goals: float | str | bool | None) -> Case:
-    """The causal problem of twelve heads that the goals for long sequences are about."""
-    return Case(batch=1, heads=12, keys=n, head_dim=64, mechanism=mechanism, causal=True, **goals)
-
-
 SIZES = (1024, 2048, 4096, 8192, 16384)
 """Lengths of the scaling series, which goes into the plot and the exponents."""
 
 CPU = (
-    Case(batch=25, heads=1, keys=40, head_dim=64, mechanism="topk_sparse:k=5", causal=False, over_sdpa=0.8),
-    Case(
-        batch=25,
-        heads=1,
-        keys=600,
-        head_dim=64,
-        mechanism="topk_sparse:k=5",
-        causal=False,
-        over_sdpa=2.0,
-        memory=BELOW_SDPA,
-    ),
-    Case(
-        batch=4,
-        heads=12,
-        keys=512,
-        head_dim=64,
-        mechanism="topk_sparse:k=8",
-        causal=True,
-        over_sdpa=2.0,
-        memory=BELOW_SDPA,
-    ),
-    _long(2048, "topk_sparse:k=8", over_sdpa=3.0),
-    _long(2048, "topk_sparse:k=32", over_sdpa=1.8),
-    _long(4096, "topk_sparse:k=8", over_sdpa=3.5, memory=100),
-    _long(4096, "topk_sparse:k=32", over_sdpa=2.0, memory=100),
-    _long(16384, "topk_sparse:k=16", over_sdpa=3.5, memory=400),
-    _long(4096, "banded_sparse:window=64", over_sdpa=8.0),
-    _long(4096, "block_local_sparse:block_size=64", over_sdpa=8.0),
-    _long(4096, "strided_sparse:window=64,stride=64", over_sdpa=4.0),
-    Case(
-        batch=1,
-        heads=32,
-        keys=4096,
-        head_dim=64,
-        mechanism="topk_sparse:k=16",
-        causal=True,
-        direction="decode",
-        over_sdpa=0.9,
-    ),
-    Case(
-        batch=1,
-        heads=32,
-        kv_heads=8,
-        keys=4096,
-        head_dim=64,
-        mechanism="topk_sparse:k=16",
-        causal=True,
-        direction="decode",
-    ),
-    *(_long(n, "topk_sparse:k=16") for n in SIZES[:-1]),
-    *(_long(n, "banded_sparse:window=64") for n in SIZES if n != 4096),
+    Case(batch=25, heads=1, keys=40, mechanism="topk_sparse:k=5", causal=False, over_sdpa=0.8),
+    Case(batch=25, heads=1, keys=600, mechanism="topk_sparse:k=5", causal=False, over_sdpa=2.0, memory=BELOW_SDPA),
+    Case(batch=4, keys=512, mechanism="topk_sparse:k=8", over_sdpa=2.0, memory=BELOW_SDPA),
+    Case(keys=2048, mechanism="topk_sparse:k=8", over_sdpa=3.0),
+    Case(keys=2048, mechanism="topk_sparse:k=32", over_sdpa=1.8),
+    Case(keys=4096, mechanism="topk_sparse:k=8", over_sdpa=3.5, memory=100),
+    Case(keys=4096, mechanism="topk_sparse:k=32", over_sdpa=2.0, memory=100),
+    Case(keys=16384, mechanism="topk_sparse:k=16", over_sdpa=3.5, memory=400),
+    Case(keys=4096, mechanism="banded_sparse:window=64", over_sdpa=8.0),
+    Case(keys=4096, mechanism="block_local_sparse:block_size=64", over_sdpa=8.0),
+    Case(keys=4096, mechanism="strided_sparse:window=64,stride=64", over_sdpa=4.0),
+    Case(heads=32, keys=4096, mechanism="topk_sparse:k=16", direction="decode", over_sdpa=0.9),
+    Case(heads=32, kv_heads=8, keys=4096, mechanism="topk_sparse:k=16", direction="decode"),
+    *(Case(keys=n, mechanism="topk_sparse:k=16") for n in SIZES[:-1]),
+    *(Case(keys=n, mechanism="banded_sparse:window=64") for n in SIZES if n != 4096),
 )
-
-
-def _short(n: int, mechanism: str, probe: bool) -> Case:
-    return Case(batch=1, heads=4, keys=n, head_dim=64, mechanism=mechanism, causal=True, probe=probe)
-
-
 QUICK = (
-    Case(batch=25, heads=1, keys=40, head_dim=64, mechanism="topk_sparse:k=5", causal=False, probe=False),
-    *(_short(n, "topk_sparse:k=16", probe=n == 1024) for n in (256, 512, 1024)),
-    *(_short(n, "banded_sparse:window=64", probe=False) for n in (256, 512, 1024)),
-    Case(
-        batch=1,
-        heads=8,
-        keys=1024,
-        head_dim=64,
-        mechanism="topk_sparse:k=16",
-        causal=True,
-        direction="decode",
-        probe=False,
-    ),
+    Case(batch=25, heads=1, keys=40, mechanism="topk_sparse:k=5", causal=False, probe=False),
+    *(Case(heads=4, keys=n, mechanism="topk_sparse:k=16", probe=n == 1024) for n in (256, 512, 1024)),
+    *(Case(heads=4, keys=n, mechanism="banded_sparse:window=64", probe=False) for n in (256, 512, 1024)),
+    Case(heads=8, keys=1024, mechanism="topk_sparse:k=16", direction="decode", probe=False),
 )
+
+CUDA_GOALS = {4096: 1.0, 16384: 2.0, 65536: 2.5}
+"""Required speed-up over the flash back end at k = 8, by length."""
 
 
 def _cuda(n: int, k: int, head_dim: int, goal: float | None = None) -> Case:
-    return Case(
-        batch=1,
-        heads=12,
-        keys=n,
-        head_dim=head_dim,
-        mechanism=f"topk_sparse:k={k}",
-        causal=True,
-        dtype="bfloat16",
-        over_sdpa=goal,
-        over_eager=None if goal is None else 10.0,
-    )
+    goals = {"over_sdpa": goal, "over_eager": None if goal is None else 10.0}
+    return Case(keys=n, head_dim=head_dim, mechanism=f"topk_sparse:k={k}", dtype="bfloat16", **goals)
 
 
-CUDA_GOALS = {4096: 1.0, 16384: 2.0, 65536: 2.5}
-"""Times faster than the flash back end at k = 8, by length."""
 CUDA = tuple(
     _cuda(n, k, head_dim, CUDA_GOALS.get(n) if k == 8 else None)
     for head_dim in (64, 128)
