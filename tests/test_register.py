@@ -1,5 +1,6 @@
 """Mechanisms of one's own: names, classes and results that are refused, and what registering again does."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hf_semfocus
 from hf_semfocus import mechanisms, sparse_attention
-from hf_semfocus.mechanisms import Mechanism, count, register
+from hf_semfocus.mechanisms import Mechanism, build, count, parameters, parse, real, register
 
 CELL = """
 from dataclasses import dataclass
@@ -211,3 +212,74 @@ def test_the_largest_seed_draws_its_own_keys():
     q, k, v = torch.randn(3, 1, 1, 40, 4)
     ends = [sparse_attention(q, k, v, "random_sparse:k=3", seed=seed) for seed in (0, 2**32 - 1)]
     assert not torch.equal(*ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tempered(Mechanism):
+    """Softmax at another temperature, with parameters that are real numbers."""
+
+    k: int = count(2, "keys")
+    heat: float = real(1.0, "temperature", above=0, maximum=8)
+    share: float = real(0.25, "of nothing", minimum=0, below=1)
+
+    def normalize(self, scores, keep):
+        return super().normalize(scores / self.heat, keep)
+
+
+def test_parameters_may_be_real_numbers():
+    register("own")(Tempered)
+    spelled = {"2": 2.0, "1.50": 1.5, ".5": 0.5, "5.": 5.0, "1e-3": 0.001, "1.5E+0": 1.5}
+    for text, value in spelled.items():
+        made = build(f"own:heat={text}")
+        assert (made.heat, type(made.heat)) == (value, float)
+        assert build(made.spec) == made == build("own", heat=value)
+        assert made.spec == f"own:k=2,heat={value!r},share=0.25"
+    assert build("own:share=-0.0").spec == "own:k=2,heat=1.0,share=0.0"
+    assert parse("own:heat=1e400") == ("own", {"heat": float("inf")})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("own:heat=0", "own: heat=0 is not allowed; expected a finite number above 0 and at most 8"),
+        ("own:heat=8.5", "own: heat=8.5 is not allowed"),
+        ("own:heat=1e400", "own: heat=inf is not allowed"),
+        ("own:heat=nan", "own: heat='nan' is not allowed"),
+        ("own:heat=1.5.2", "own: heat='1.5.2' is not allowed"),
+        ("own:share=1.0", "own: share=1.0 is not allowed; expected a finite number at least 0 and below 1"),
+        ("own:k=2.0", "own: k=2.0 is not allowed; expected an integer"),
+    ],
+)
+def test_real_numbers_that_are_refused(spec, message):
+    register("own")(Tempered)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(spec)
+    with pytest.raises(ValueError, match="heat=True is not allowed"):
+        build("own", heat=True)
+
+
+def test_a_model_keeps_real_numbers(tmp_path):
+    register("own")(Tempered)
+    ids = torch.arange(1, 9)[None]
+    model = AutoModelForCausalLM.from_config(tiny_config("gpt2"), attn_implementation="own:heat=0.5").eval()
+    cold = model(ids).logits
+    assert hf_semfocus.verify(model, input_ids=ids)["transformer.h.0.attn"] == "own:k=2,heat=0.5,share=0.25"
+    assert "own:k=2,heat=0.5,share=0.25" in str(hf_semfocus.explain(model, input_ids=ids))
+    hf_semfocus.configure(model, heat=1.25)
+    assert not torch.allclose(model(ids).logits, cold)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert again.config.semfocus == {"heat": 1.25}
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    with pytest.raises(ValueError, match=r"heat=9.0 is not allowed.*\(config.semfocus=\{'heat': 9.0\}\)"):
+        hf_semfocus.configure(model, heat=9.0)
+
+
+def test_parameters_are_named_once_the_own_ones_first():
+    @dataclass(frozen=True, kw_only=True)
+    class Warm(Tempered):
+        late: int = count(3, "more")
+        heat: float = real(2.0, "temperature", above=0)
+
+    assert parameters(Warm) == ["late", "k", "heat", "share"]
+    assert parameters(mechanisms.get("strided_sparse"))[:2] == ["stride", "window"]

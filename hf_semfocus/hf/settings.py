@@ -100,7 +100,7 @@ def _make(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechani
         raise ValueError(f"{error} (config.semfocus={shown(settings)})" if settings else str(error)) from None
 
 
-def stated(name: Any) -> dict[str, int | str]:
+def stated(name: Any) -> dict[str, int | float | str]:
     """The parameters that a name of ours states; none for any other, and none for what cannot be read."""
     try:
         return parse(name)[1] if is_ours(name) else {}

@@ -4,7 +4,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import Mechanism, fields, parameters
-from .declare import choice, count
+from .declare import choice, count, real
 from .registry import build, get, names, on_register, parse, register
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "on_register",
     "parameters",
     "parse",
+    "real",
     "register",
 ]
 

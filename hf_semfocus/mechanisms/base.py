@@ -154,7 +154,8 @@ class Mechanism:
 
 def parameters(cls: type[Mechanism]) -> list[str]:
     """Names of the parameters of a mechanism class, its own before those it inherits."""
-    return [name for base in cls.__mro__ for name in vars(base).get("__annotations__", ()) if name in fields(cls)]
+    classes = [base for base in cls.__mro__ if issubclass(base, Mechanism)]
+    return sorted(fields(cls), key=lambda name: sum(name in fields(base) for base in classes))
 
 
 def fields(cls: type[Mechanism]) -> dict[str, dataclasses.Field]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +25,30 @@ def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> 
                 f"{maximum}"
             )
         return int(value)
+
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+
+
+def real(
+    default: float,
+    meaning: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a dataclass field that holds a finite number within the bounds that are given."""
+    bounds = [("at least", operator.ge, minimum), ("above", operator.gt, above)]
+    bounds += [("at most", operator.le, maximum), ("below", operator.lt, below)]
+    bounds = [bound for bound in bounds if bound[2] is not None]
+    expected = " and ".join(f"{words} {limit}" for words, _, limit in bounds)
+
+    def check(what: str, value: Any) -> float:
+        fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or not all(holds(value, limit) for _, holds, limit in bounds):
+            raise ValueError(f"{what}={shown(value)} is not allowed; expected a finite number {expected}".rstrip())
+        return float(value) + 0.0  # one spelling of zero
 
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
 

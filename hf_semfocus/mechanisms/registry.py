@@ -86,7 +86,7 @@ def _check(name: str, cls: Any) -> None:
     if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
         refuse("is not a dataclass", "@dataclass(frozen=True, kw_only=True) right above the class")
     if bare := [field for field, of in fields(cls).items() if "check" not in of.metadata]:
-        refuse(f"has parameters that nothing checks, {', '.join(bare)}", "count(...) or choice(...)")
+        refuse(f"has parameters that nothing checks, {', '.join(bare)}", "count(...), real(...) or choice(...)")
     if cls.priority is not Mechanism.priority and not hasattr(cls, "k"):
         refuse("has a priority but does not say how many keys it keeps", "a parameter k")
 
@@ -108,7 +108,7 @@ def get(name: str) -> type[Mechanism]:
     return _REGISTRY[name]
 
 
-def parse(spec: str) -> tuple[str, dict[str, int | str]]:
+def parse(spec: str) -> tuple[str, dict[str, int | float | str]]:
     """Split ``"banded_sparse:window=8,edge=cut"`` into the name and its parameters.
 
     Raises:
@@ -116,13 +116,21 @@ def parse(spec: str) -> tuple[str, dict[str, int | str]]:
     """
     name, colon, rest = spec.partition(":")
     get(name)
-    params: dict[str, int | str] = {}
+    params: dict[str, int | float | str] = {}
     for item in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value) or key in params:
             raise ValueError(f"cannot read {shown(item)} in {shown(spec)}; expected NAME:param=value[,param=value...]")
-        params[key] = int(value) if re.fullmatch(r"-?\d{1,20}", value) else value
+        params[key] = _value(value)
     return name, params
+
+
+def _value(text: str) -> int | float | str:
+    """What a parameter's text stands for."""
+    if re.fullmatch(r"-?\d{1,20}", text):
+        return int(text)
+    is_real = re.fullmatch(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) and not text.lstrip("-").isdecimal()
+    return float(text) if is_real else text
 
 
 def build(spec: str, **params: Any) -> Mechanism:
