@@ -104,6 +104,8 @@ def _problem(
     enable_gqa: bool,
 ) -> tuple[Mechanism, Problem]:
     made = build(mechanism, **params)
+    if made.owns_state():
+        raise ValueError(f"{made.spec} has trainable parameters, which a layer of a model holds; expected a model")
     _check(query, key, value, attn_mask, scale, dropout_p, enable_gqa)
     queries, keys = query.shape[2], key.shape[2]
     if made.positional and queries > keys:

@@ -19,16 +19,21 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     """``dropout(normalize(scores over kept keys)) @ value``; see :func:`hf_semfocus.backends.attend`."""
     problem = problem.blank_unseen()
     scores = problem.scores()
-    keep = mechanism.keep(scores, problem.allowed, problem.positions() if mechanism.positional else None)
-    weights = weigh(mechanism, scores, keep, problem.sinks)
+    at = problem.positions() if mechanism.positional else None
+    keep, priority = mechanism.select(scores, problem.allowed, at)
+    weights = weigh(mechanism, scores, keep, problem.sinks, priority)
     output = F.dropout(weights, problem.dropout_p) @ problem.repeat_heads(problem.value)
     return output, weights if return_weights else None
 
 
-def weigh(mechanism: Mechanism, scores: Tensor, keep: Tensor, sinks: Tensor | None) -> Tensor:
+def weigh(
+    mechanism: Mechanism, scores: Tensor, keep: Tensor, sinks: Tensor | None, priority: Tensor | None = None
+) -> Tensor:
     """Weights of the kept scores, with one sink logit per head beside them if there are sinks."""
+    extra = () if priority is None else (priority,)
     if sinks is None:
-        return mechanism.normalize(scores, keep)
+        return mechanism.normalize(scores, keep, *extra)
     sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
     keep = torch.cat([keep.expand(scores.shape), torch.ones_like(sink, dtype=torch.bool)], -1)
-    return mechanism.normalize(torch.cat([scores, sink], -1), keep)[..., :-1]
+    scores, *extra = (torch.cat([each, sink], -1) for each in (scores, *extra))
+    return mechanism.normalize(scores, keep, *extra)[..., :-1]

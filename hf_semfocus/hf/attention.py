@@ -14,6 +14,7 @@ from ..mechanisms import Mechanism
 from . import observe
 from .parameters import settings_of
 from .settings import resolve
+from .state import bound
 from .support import UnsupportedModelError
 from .visibility import mask_function, read
 
@@ -61,6 +62,7 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         visibility, bias, across = read(attention_mask, module, is_causal, query, key)
         if mechanism.positional:
             mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
+        mechanism = bound(mechanism, module)
         if position_bias is not None:
             position_bias = position_bias[..., : key.shape[2]]
             bias = position_bias if bias is None else bias + position_bias

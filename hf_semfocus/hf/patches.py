@@ -5,6 +5,7 @@
 ``set_attn_implementation``          refuses such classes where Transformers logs a warning; None is no preference.
 ``post_init``                        links every module to the configuration that is saved for it, and refuses models
                                      without any attention that asks the interface.
+``_initialize_weights``              sets the first values of a mechanism's parameters that a checkpoint lacks.
 ``_from_config``                     leaves alone a model made of the same configuration with another attention.
 ``ContinuousBatchingManager``        is refused: its models see caches of many requests at once.
 ``save_pretrained``, ``load_adapter`` of Transformers and PEFT, ``to_dict`` and ``from_peft_type`` of PEFT's
@@ -25,7 +26,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 
 from ..mechanisms import names
 from ..messages import did_you_mean, shown
-from . import adapters, configs
+from . import adapters, configs, state
 from .attention import register
 from .entry import has_ours
 from .parameters import NAME, hand_down, own, rename
@@ -42,6 +43,7 @@ def apply() -> None:
     wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
     wrap(PreTrainedModel, "set_attn_implementation", _set)
     wrap(PreTrainedModel, "post_init", _post_init)
+    wrap(PreTrainedModel, "_initialize_weights", state.initialize)
     wrap(PreTrainedModel, "_from_config", _from_config)
     wrap(ContinuousBatchingManager, "switch_to_cb_friendly_attn", _batch)
     wrap(ContinuousBatchingManager, "start", _start_batching)
@@ -112,6 +114,7 @@ def _set(
     if any(map(is_ours, asked.values())):
         stamp(self)
         mark(self)
+        state.attach(self)
 
 
 def _without_none(value: Any) -> Any:
@@ -150,6 +153,7 @@ def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any,
         check_modules(self, name, whole=not is_part(self))
         stamp(self)
         mark(self)
+        state.attach(self)
 
 
 def _from_config(

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .parameters import NAME, OWN, SPEAKER, own, parts
 from .settings import check_once, is_ours, resolve
+from .state import attach
 
 
 def configure(model: PreTrainedModel, attention: str | None = None, **params: Any) -> None:
@@ -37,6 +38,7 @@ def configure(model: PreTrainedModel, attention: str | None = None, **params: An
         if attention is not None:
             model.set_attn_implementation(attention)
         check(configs)
+    attach(model)
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention.positions import Positions
 from ..attention.selection import highest
@@ -40,6 +42,11 @@ class Mechanism:
     sized_by: ClassVar[str] = "k"
     """The parameter that sets how many keys a query keeps, if the mechanism has one of that name."""
 
+    differentiable_selection: ClassVar[bool] = False
+    """Whether ``priority`` is computed with gradients and handed to ``normalize`` as a third argument."""
+    state: ClassVar[nn.Module | None] = None
+    """What ``create_state`` made for the layer at work, in ``priority`` and ``normalize``; None for no parameters."""
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             checked = field.metadata["check"](f"{self.name}: {field.name}", getattr(self, field.name))
@@ -54,6 +61,11 @@ class Mechanism:
     def selects(self) -> bool:
         """Whether this mechanism chooses ``k`` keys by priority."""
         return type(self).priority is not Mechanism.priority
+
+    @classmethod
+    def owns_state(cls) -> bool:
+        """Whether this mechanism has trainable parameters."""
+        return cls.create_state is not Mechanism.create_state
 
     @property
     def spec(self) -> str:
@@ -105,17 +117,42 @@ class Mechanism:
         drop = ~keep
         return scores.masked_fill(drop, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(drop, 0.0)
 
+    def create_state(self, layer: nn.Module, config: Any) -> nn.Module | None:
+        """The trainable parameters of one attention layer of a model; None for a mechanism without any.
+
+        The layer gets them as its submodule ``semfocus``, which is trained and saved with the model. Static patterns
+        must not depend on them.
+
+        Args:
+            layer: the attention module, e.g. a ``GPT2Attention``.
+            config: its configuration, e.g. a ``GPT2Config``.
+
+        Returns:
+            A module whose ``reset_parameters()`` sets their first values, by ``torch.nn.init``.
+        """
+        return None
+
+    def bound(self, state: nn.Module) -> Mechanism:
+        """The same mechanism with the ``state`` of one layer."""
+        twin = copy(self)
+        object.__setattr__(twin, "state", state)
+        return twin
+
     def keep(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
         """Which of the ``allowed`` keys every query keeps: bool, broadcastable to ``scores``.
 
         ``at`` may be None for a mechanism that is not positional.
         """
-        with torch.no_grad():
+        return self.select(scores, allowed, at)[0]
+
+    def select(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> tuple[Tensor, Tensor | None]:
+        """:meth:`keep`, and the priority that decided it where ``normalize`` takes it."""
+        with nullcontext() if self.differentiable_selection else torch.no_grad():
             if (pattern := self.kept_by_position(at)) is not None:
                 allowed = allowed & pattern
             if (priority := self.ranked(scores, at)) is not None:
-                allowed = highest(priority, allowed, self.k)
-        return allowed
+                allowed = highest(priority.detach(), allowed, self.k)
+        return allowed, priority if self.differentiable_selection else None
 
     def kept_by_position(self, at: Positions | None) -> Tensor | None:
         """:meth:`pattern`, or an error that names the mechanism where it is not what it must be."""

@@ -87,6 +87,8 @@ def _check(name: str, cls: Any) -> None:
         refuse("is not a dataclass", "@dataclass(frozen=True, kw_only=True) right above the class")
     if bare := [field for field, of in fields(cls).items() if "check" not in of.metadata]:
         refuse(f"has parameters that nothing checks, {', '.join(bare)}", "count(...), real(...) or choice(...)")
+    if cls.differentiable_selection and (cls.priority is Mechanism.priority or cls.normalize is Mechanism.normalize):
+        refuse("has differentiable_selection but not both slots that it is for", "priority and normalize")
     if cls.priority is not Mechanism.priority and not hasattr(cls, "k"):
         refuse("has a priority but does not say how many keys it keeps", "a parameter k")
 

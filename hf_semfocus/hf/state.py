@@ -1,0 +1,95 @@
+"""Trainable parameters of a mechanism: the submodule ``semfocus`` of every attention layer.
+
+They are made with the model, or when its attention is switched to a mechanism that has some. Then they are trained,
+moved, saved and loaded as the layer's other parameters. A switch to an attention without any leaves them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..mechanisms import Mechanism, get
+from .layers import asks
+from .parameters import settings_of
+from .settings import is_ours, resolve
+
+SLOT = "semfocus"
+"""Attribute of an attention layer that holds them."""
+OWNER = "_semfocus_owner"
+"""Attribute of what is held there: the name of its mechanism."""
+
+
+def attach(model: PreTrainedModel) -> None:
+    """Give every layer of ours the parameters that its mechanism asks for, unless it has them.
+
+    Raises:
+        ValueError: a mechanism made something else than a module with ``reset_parameters``.
+    """
+    for layer in model.modules():
+        name = getattr(getattr(layer, "config", None), "_attn_implementation", None)
+        if not is_ours(name) or not get(name.partition(":")[0]).owns_state() or not asks(type(layer)):
+            continue
+        mechanism, _ = resolve(name, settings_of(layer))
+        if not isinstance(layer, PreTrainedModel) and not _fits(mechanism, layer):
+            weight = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+            with torch.device(weight.device):
+                state = _create(mechanism, layer).to(weight.dtype)
+                state.reset_parameters()
+            setattr(state, OWNER, mechanism.name)
+            setattr(layer, SLOT, state.train(layer.training))
+
+
+def bound(mechanism: Mechanism, layer: nn.Module) -> Mechanism:
+    """``mechanism`` with the parameters of ``layer``, if it has any.
+
+    Raises:
+        ValueError: the layer does not have them.
+    """
+    if not mechanism.owns_state():
+        return mechanism
+    state = getattr(layer, SLOT, None)
+    if getattr(state, OWNER, None) != mechanism.name:
+        raise ValueError(
+            f"{type(layer).__name__} has no parameters of {mechanism.name!r}; expected a model that was made with it "
+            "or switched to it, by set_attn_implementation or hf_semfocus.configure"
+        )
+    return mechanism.bound(state)
+
+
+def initialize(
+    original: Callable[..., None], model: PreTrainedModel, module: nn.Module, *args: Any, **kwargs: Any
+) -> None:
+    """Set the first values of parameters that a checkpoint did not have, as Transformers does for its own."""
+    if not hasattr(module, OWNER):
+        original(model, module, *args, **kwargs)
+    elif not all(
+        getattr(tensor, "_is_hf_initialized", False) for tensor in module.state_dict(keep_vars=True).values()
+    ):
+        module.reset_parameters()
+        module._is_hf_initialized = True
+
+
+def _create(mechanism: Mechanism, layer: nn.Module) -> nn.Module:
+    state = mechanism.create_state(layer, layer.config)
+    if not isinstance(state, nn.Module) or not hasattr(state, "reset_parameters"):
+        raise ValueError(
+            f"{mechanism.name}: create_state() gives {type(state).__name__}; expected a torch.nn.Module with "
+            "reset_parameters()"
+        )
+    return state
+
+
+def _fits(mechanism: Mechanism, layer: nn.Module) -> bool:
+    """Whether a layer has the parameters of ``mechanism`` already."""
+    state = getattr(layer, SLOT, None)
+    if getattr(state, OWNER, None) != mechanism.name:
+        return False
+    with torch.device("meta"):
+        wanted = _create(mechanism, layer).state_dict()
+    held = state.state_dict()
+    return held.keys() == wanted.keys() and all(held[name].shape == each.shape for name, each in wanted.items())

@@ -1,0 +1,180 @@
+"""Mechanisms with trainable parameters: they are made with a model, trained, saved, loaded, and used by its layers."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import tiny_config
+from test_register import registered  # noqa: F401  (fixture)
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import hf_semfocus
+from hf_semfocus.mechanisms import Mechanism, count, register
+
+IDS = torch.arange(1, 11).view(1, -1)
+
+
+class Temperature(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.log = nn.Parameter(torch.empty(heads, 1, 1))
+
+    def reset_parameters(self):
+        nn.init.constant_(self.log, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tempered(Mechanism):
+    """Softmax at a learned temperature per head."""
+
+    k: int = count(4, "keys a query keeps")
+
+    def create_state(self, layer, config):
+        return Temperature(config.num_attention_heads)
+
+    def priority(self, scores, at):
+        return scores
+
+    def normalize(self, scores, keep):
+        return super().normalize(scores * self.state.log.exp(), keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Tempered):
+    """Keys chosen by a learned multiple of the scores; the choice gates their weights."""
+
+    differentiable_selection = True
+
+    def priority(self, scores, at):
+        return scores * self.state.log
+
+    def normalize(self, scores, keep, priority):
+        return Mechanism.normalize(self, scores, keep) * priority.sigmoid()
+
+
+@pytest.fixture(autouse=True)
+def classes(registered):  # noqa: F811
+    register("tempered")(Tempered)
+    register("chosen")(Chosen)
+
+
+def make(attention="tempered", family="gpt2"):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval()
+
+
+def states(model):
+    return {name: p for name, p in model.named_parameters() if "semfocus" in name}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_parameters_are_made_with_the_model_and_used(family):
+    model = make(family=family)
+    found = states(model)
+    assert len(found) == 2
+    for name, p in found.items():
+        assert name.endswith("attn.semfocus.log")
+        assert torch.equal(p, torch.full((4, 1, 1), 0.25))
+    before = model(IDS).logits
+    with torch.no_grad():
+        for p in found.values():
+            p.zero_()
+    neutral = model(IDS).logits
+    assert not torch.allclose(neutral, before)
+    model.set_attn_implementation("topk_sparse:k=4")
+    torch.testing.assert_close(model(IDS).logits, neutral)
+    assert len(states(model)) == 2
+
+
+@pytest.mark.parametrize("attention", ["tempered", "chosen", "chosen:k=2"])
+@pytest.mark.parametrize("backend", ["eager", "chunked"])
+def test_one_step_of_training(attention, backend):
+    model = make(attention)
+    hf_semfocus.configure(model, backend=backend, **({"k": 2} if "k" in attention[7:] else {}))
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    first = model(IDS, labels=IDS).loss
+    first.backward()
+    for p in states(model).values():
+        assert (p.grad != 0).all()
+    optimizer.step()
+    assert model(IDS, labels=IDS).loss < first
+
+
+def test_the_gradient_of_a_choice_is_that_of_finite_differences():
+    model = make("chosen").double()
+    p = model.transformer.h[1].attn.semfocus.log
+    before = model(IDS).logits.square().sum()
+    (grad,) = torch.autograd.grad(before, p)
+    with torch.no_grad():
+        p[2] += 1e-6
+    after = model(IDS).logits.square().sum()
+    assert grad[2].item() == pytest.approx(((after - before) / 1e-6).item(), rel=1e-4)
+
+
+def test_saved_and_loaded(tmp_path):
+    model = make()
+    with torch.no_grad():
+        for shift, p in enumerate(states(model).values()):
+            p.copy_(torch.randn(4, 1, 1) + shift)
+    model.save_pretrained(tmp_path)
+    again, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    for one, other in zip(states(model).values(), states(again).values(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(again.eval()(IDS).logits, model(IDS).logits)
+
+
+def test_a_dense_checkpoint_gets_first_values(tmp_path):
+    make("sdpa").save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="tempered", dtype=torch.bfloat16)
+    for p in states(model).values():
+        assert torch.equal(p, torch.full((4, 1, 1), 0.25, dtype=torch.bfloat16))
+
+
+def test_a_switch_makes_them_and_keeps_what_was_trained():
+    model = make("sdpa").to(torch.bfloat16)
+    assert not states(model)
+    model.set_attn_implementation("tempered")
+    assert {p.dtype for p in states(model).values()} == {torch.bfloat16}
+    with torch.no_grad():
+        for p in states(model).values():
+            p.fill_(2)
+    model.set_attn_implementation("sdpa")
+    hf_semfocus.configure(model, "tempered", k=3)
+    assert all((p == 2).all() for p in states(model).values())
+    model.set_attn_implementation("chosen")
+    assert all((p == 0.25).all() for p in states(model).values())
+
+
+def test_what_has_no_parameters_is_refused():
+    q = torch.randn(1, 2, 5, 4)
+    with pytest.raises(ValueError, match=r"tempered:k=4 has trainable parameters, .* expected a model"):
+        hf_semfocus.sparse_attention(q, q, q, "tempered")
+    model = make()
+    del model.transformer.h[1].attn.semfocus
+    with pytest.raises(ValueError, match="GPT2Attention has no parameters of 'tempered'"):
+        model(IDS)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Nothing(Tempered):
+        def create_state(self, layer, config):
+            return 3
+
+    register("nothing")(Nothing)
+    with pytest.raises(ValueError, match=r"nothing: create_state\(\) gives int; expected a torch.nn.Module"):
+        make("nothing")
+
+
+def test_a_differentiable_selection_needs_both_slots():
+    @dataclass(frozen=True, kw_only=True)
+    class Half(Mechanism):
+        differentiable_selection = True
+        k: int = count(2, "keys")
+
+        def priority(self, scores, at):
+            return scores
+
+    with pytest.raises(ValueError, match="has differentiable_selection but not both slots"):
+        register("half")(Half)
