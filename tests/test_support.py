@@ -48,7 +48,7 @@ def test_a_part_without_the_interface_is_refused_unless_left_out():
     [
         ("topk_spars", r"topk_spars.* is not supported.*hf_semfocus adds banded_sparse, .*topk_sparse"),
         ("topk_sparse:k=0", "k=0 is not allowed; expected an integer of at least 1"),
-        ("topk_sparse:k=1.5", "k='1.5'"),
+        ("topk_sparse:k=1.5", "k=1.5"),
         ("topk_sparse:window=3", "no parameter 'window'"),
         ("banded_sparse:window=-1", "window=-1"),
         ("topk_sparse:k", "cannot read 'k'"),
