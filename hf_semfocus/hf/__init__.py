@@ -1,7 +1,7 @@
 """How Transformers meets the mechanisms: registration, configuration, and the refusal of what cannot work."""
 
 from ..mechanisms import names, on_register
-from . import attention, patches
+from . import adapters, attention, patches
 from .explaining import explain
 from .support import UnsupportedModelError, verify
 from .switching import configure
@@ -12,9 +12,10 @@ __all__ = ["UnsupportedModelError", "configure", "explain", "install", "verify"]
 def install() -> None:
     """Register every mechanism with Transformers, now and later, and close the gaps of its interface.
 
-    Again is harmless.
+    Idempotent.
     """
     for name in names():
         attention.register(name)
     on_register(attention.register)
     patches.apply()
+    adapters.install()

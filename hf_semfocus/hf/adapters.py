@@ -13,22 +13,28 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..messages import shown
-from .entry import DENSE, ENTRY, FILE, READ, attention_of, checked, entry_of, unnamed
+from .configs import READ
+from .entry import DENSE, ENTRY, FILE, attention_of, checked, entry_of, unnamed
+from .patches import UNASKED
 from .settings import names_in
 from .switching import configure
-from .wrapping import wrap
+from .wrapping import when_imported, wrap
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 KEPT = "_semfocus_entry"
 """Attribute of a PEFT configuration that holds the entry of the file it was read from, or written to last."""
-UNASKED = "_semfocus_unasked"
-"""Attribute of a model that holds the dense attention it got because nobody asked for any."""
 
 
-def wrap_peft() -> None:
-    """Wrap what PEFT saves and loads adapters with; again is harmless."""
+def install() -> None:
+    """Wrap what adapters are saved and loaded with, of PEFT once it is imported. Idempotent."""
+    wrap(PreTrainedModel, "save_pretrained", save_model)
+    wrap(PreTrainedModel, "load_adapter", load_into_model)
+    when_imported("peft", _wrap_peft)
+
+
+def _wrap_peft() -> None:
     from peft import PeftModel
     from peft.config import PeftConfigMixin
 

@@ -23,11 +23,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .attention import register
-from .entry import READ, has_ours
 from .parameters import NAME, OWN, own, rename, said, say
-from .settings import check_name, check_once, is_ours, names_in, resolve
+from .settings import check_name, check_once, has_ours, is_ours, names_in, resolve
 from .visibility import FORM
 from .wrapping import wrap, wrap_setter
+
+READ = "_semfocus_read"
+"""Attribute of a model's configuration that holds the attention of the checkpoint, if it is ours."""
 
 
 def apply() -> None:

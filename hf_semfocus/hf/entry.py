@@ -13,17 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
 from ..messages import shown
-from .settings import is_ours, names_in, resolve
+from .configs import READ
+from .settings import DEEPEST, has_ours, is_ours, names_in, resolve
 
 FILE = "adapter_config.json"
 ENTRY = "hf_semfocus"
 """Its name in the file; without this package PEFT warns that it ignores an argument of this name."""
 DENSE = "sdpa"
 """What an adapter says that was trained without any of our attentions on a checkpoint that has one."""
-DEEPEST = 4
-"""Parts within parts that a model may have."""
-READ = "_semfocus_read"
-"""Attribute of a model's configuration that holds the attention of the checkpoint, if it is ours."""
 
 
 def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
@@ -33,13 +30,6 @@ def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
         return resolve(part._attn_implementation, part.semfocus)[0].spec
 
     return names_in(config, stated)
-
-
-def has_ours(name: Any, depth: int = DEEPEST) -> bool:
-    """Whether an ``attn_implementation`` is one of ours, or a dict for the parts of a model that has one of ours."""
-    if isinstance(name, dict):
-        return depth > 0 and any(has_ours(part, depth - 1) for part in name.values())
-    return is_ours(name)
 
 
 def entry_of(model: Any) -> dict[str, Any] | None:

@@ -26,15 +26,17 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 
 from ..mechanisms import names
 from ..messages import did_you_mean, shown
-from . import adapters, configs, state
+from . import configs, state
 from .attention import register
-from .entry import has_ours
 from .parameters import NAME, hand_down, own, rename
-from .settings import check_name, is_ours, resolve
+from .settings import check_name, has_ours, is_ours, resolve
 from .support import check_class, check_modules, is_part
 from .switching import all_or_nothing, check, configurations, speakers, stamp
 from .visibility import mark
-from .wrapping import when_imported, wrap
+from .wrapping import wrap
+
+UNASKED = "_semfocus_unasked"
+"""Attribute of a model that holds the dense attention it got because nobody asked for any."""
 
 
 def apply() -> None:
@@ -47,9 +49,6 @@ def apply() -> None:
     wrap(PreTrainedModel, "_from_config", _from_config)
     wrap(ContinuousBatchingManager, "switch_to_cb_friendly_attn", _batch)
     wrap(ContinuousBatchingManager, "start", _start_batching)
-    wrap(PreTrainedModel, "save_pretrained", adapters.save_model)
-    wrap(PreTrainedModel, "load_adapter", adapters.load_into_model)
-    when_imported("peft", adapters.wrap_peft)
 
 
 def _get_correct(
@@ -77,7 +76,7 @@ def _get_correct(
             f"{', '.join(theirs)}"
         ) from None
     if requested_attention is None:
-        setattr(self, adapters.UNASKED, name)
+        setattr(self, UNASKED, name)
     return name
 
 
@@ -110,7 +109,7 @@ def _set(
                 setattr(config, NAME, speaker._attn_implementation)
         hand_down(self.config)
         check(held)
-    setattr(self, adapters.UNASKED, None)
+    setattr(self, UNASKED, None)
     if any(map(is_ours, asked.values())):
         stamp(self)
         mark(self)

@@ -15,11 +15,20 @@ from ..messages import shown
 
 REMEMBERED = 256
 """Mechanisms that are kept, so that a step need not make them anew."""
+DEEPEST = 4
+"""Parts within parts that a model may have."""
 
 
 def is_ours(name: Any) -> bool:
     """Whether ``name`` (an ``attn_implementation``) is a mechanism, with or without parameters."""
     return isinstance(name, str) and name.partition(":")[0] in names()
+
+
+def has_ours(name: Any, depth: int = DEEPEST) -> bool:
+    """Whether an ``attn_implementation`` is one of ours, or a dict for the parts of a model that has one of ours."""
+    if isinstance(name, dict):
+        return depth > 0 and any(has_ours(part, depth - 1) for part in name.values())
+    return is_ours(name)
 
 
 def check_name(value: Any, depth: int = 8) -> None:
