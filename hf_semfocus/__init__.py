@@ -11,7 +11,7 @@ Importing this package makes every mechanism an ``attn_implementation``::
 from importlib import import_module
 from typing import Any
 
-from . import hf, mechanisms, models
+from . import adapters, hf, mechanisms, models
 from .functional import sparse_attention
 from .hf import UnsupportedModelError, configure, explain, verify
 from .models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
@@ -35,12 +35,13 @@ __all__ = [
 _LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
-    "load_adapter": "hub",
+    "load_adapter": "adapters.storage",
     "push_to_hub": "hub",
 }
 """Public names that are imported when they are first used, and the part each is or is in."""
 
 hf.install()
+adapters.install()
 
 
 def __getattr__(name: str) -> Any:

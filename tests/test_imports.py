@@ -22,7 +22,9 @@ LAYERS = {
     "functional": {"attention", "backends", "mechanisms"},
     "hf": {"attention", "backends", "functional", "mechanisms", "messages"},
     "models": {"mechanisms", "hf", "messages"},
-    "hub": {"mechanisms", "hf", "files", "machine", "messages"},
+    "hub_client": {"files"},
+    "adapters": {"mechanisms", "hf", "hub_client", "messages"},
+    "hub": {"adapters", "mechanisms", "hf", "hub_client", "files", "machine"},
     "data": {"files", "messages"},
     "metrics": set(),
     "analysis": {"data", "figures", "files", "hf", "mechanisms", "messages", "tables"},
@@ -31,8 +33,8 @@ LAYERS = {
     "grid": {"files", "messages", "training"},
     "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "models", "reports", "tables", "training"},
     "experiments": {
-        *("backends", "data", "files", "grid", "hf", "hub", "machine", "mechanisms", "metrics", "models", "reports"),
-        "training",
+        *("adapters", "backends", "data", "files", "grid", "hf", "hub", "hub_client", "machine", "mechanisms"),
+        *("metrics", "models", "reports", "training"),
     },
     "cli": {
         *("__version__", "attention", "backends", "benchmark", "data", "experiments", "files", "functional", "grid"),

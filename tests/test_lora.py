@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_semfocus import SemFocusEncoderConfig
-from hf_semfocus.models.lora import TARGETS, add_lora, lora_targets
+from hf_semfocus.adapters.lora import TARGETS, add_lora, lora_targets
 
 AUTO = {
     "classification": AutoModelForSequenceClassification,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ..hf.adapters import kept, set_attention
-from ..models.lora import add_lora
+from ..adapters import add_lora, kept, set_attention
 from ..training import option
 from .base import Experiment
 
@@ -33,7 +32,7 @@ class LoraOptions:
 
 
 def with_lora(experiment: Experiment, kind: str, options: LoraOptions) -> Experiment:
-    """The same experiment on adapters; ``kind`` is what its models do, one of ``models.lora.TASKS``."""
+    """The same experiment on adapters; ``kind`` is what its models do, one of ``adapters.lora.TASKS``."""
 
     def build(attention: str) -> PeftModel:
         return add_lora(

@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import hub as hub_package
 from ..hf.settings import is_ours
-from ..hub.errors import find_token
+from ..hub_client import find_token
 from ..training import FocusSchedule, OutputFolder, option
 from ..training.errors import program
 from .base import Experiment

@@ -1,7 +1,7 @@
 """How Transformers meets the mechanisms: registration, configuration, and the refusal of what cannot work."""
 
 from ..mechanisms import names, on_register
-from . import adapters, attention, patches
+from . import attention, patches
 from .explaining import explain
 from .support import UnsupportedModelError, verify
 from .switching import configure
@@ -18,4 +18,3 @@ def install() -> None:
         attention.register(name)
     on_register(attention.register)
     patches.apply()
-    adapters.install()

@@ -1,9 +1,9 @@
 """Publishing on the Hugging Face Hub: a model that comes back sparse, and a card that says what was measured."""
 
-from .adapters import load_adapter
+from ..adapters.storage import load_adapter
+from ..hub_client import HubError
 from .card import model_card
 from .details import CardDetails
-from .errors import HubError
 from .publish import Published, push_to_hub
 from .results import Result, from_runs
 

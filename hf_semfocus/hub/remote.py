@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .errors import shielded
+from ..hub_client import shielded
 from .staging import README, files
 
 # from_pretrained would read these in place of new weights that are split into other files

@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
+from ..adapters import storage
 from ..files import no_space
-from . import adapters
-from .describe import Description
-from .errors import HubError
+from ..hub_client import HubError
+from .describe import FULL, Description
 
 README = "README.md"
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")
@@ -79,7 +79,7 @@ def write(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if description.adapter:
-        adapters.save(model, description, folder, base_model, offline)
+        storage.save(model, [name for name in description.attentions if name != FULL], folder, base_model, offline)
     else:
         model.save_pretrained(folder)
     for name, value in (("training_args", training_args), ("metrics", metrics)):

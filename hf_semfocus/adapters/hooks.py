@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..hf.configs import READ
+from ..hf.patches import UNASKED
+from ..hf.settings import names_in
+from ..hf.switching import configure
+from ..hf.wrapping import when_imported, wrap
 from ..messages import shown
-from .configs import READ
 from .entry import DENSE, ENTRY, FILE, attention_of, checked, entry_of, unnamed
-from .patches import UNASKED
-from .settings import names_in
-from .switching import configure
-from .wrapping import when_imported, wrap
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

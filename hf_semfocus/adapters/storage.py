@@ -13,12 +13,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from ..hf.adapters import set_attention
-from ..hf.entry import ENTRY, checked
-from ..hf.entry import FILE as CONFIG
+from ..hub_client import HubError, find_token, shielded
 from ..messages import shown
-from .describe import FULL, Description
-from .errors import HubError, find_token, shielded
+from .entry import ENTRY, checked
+from .entry import FILE as CONFIG
+from .hooks import set_attention
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,12 +36,12 @@ TASK_LOADERS = {
 """Auto class of PEFT's task types."""
 
 
-def save(model: PeftModel, description: Description, folder: Path, base_model: str | None, offline: bool) -> None:
+def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str | None, offline: bool) -> None:
     """Write the adapter, which keeps the attention of its base model.
 
     Args:
         model: with one adapter.
-        description: of it.
+        attentions: sparse ones in use.
         folder: where to.
         base_model: the base model on the Hub; by default what the adapter says, unless that is a folder here.
         offline: keep PEFT from asking the Hub whether the base model's vocabulary was smaller.
@@ -51,7 +50,6 @@ def save(model: PeftModel, description: Description, folder: Path, base_model: s
         ValueError: several adapters, or several attentions.
     """
     names = list(model.peft_config)
-    attentions = [attention for attention in description.attentions if attention != FULL]
     if len(names) != 1 or len(attentions) != 1:
         raise ValueError(f"the model has adapters {names} and attentions {attentions}; expected one of each")
     before = os.environ.get("HF_HUB_OFFLINE")

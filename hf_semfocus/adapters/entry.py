@@ -12,9 +12,9 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
+from ..hf.configs import READ
+from ..hf.settings import DEEPEST, has_ours, is_ours, names_in, resolve
 from ..messages import shown
-from .configs import READ
-from .settings import DEEPEST, has_ours, is_ours, names_in, resolve
 
 FILE = "adapter_config.json"
 ENTRY = "hf_semfocus"

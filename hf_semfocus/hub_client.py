@@ -15,7 +15,7 @@ from typing import TypeVar
 import huggingface_hub
 from huggingface_hub import constants
 
-from ..files import no_space
+from .files import no_space
 
 T = TypeVar("T")
 LONGEST = 600
