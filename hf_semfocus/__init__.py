@@ -35,7 +35,7 @@ __all__ = [
 _LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
-    "load_adapter": "adapters.storage",
+    "load_adapter": "adapters.loading",
     "push_to_hub": "hub",
 }
 """Public names that are imported when they are first used, and the part each is or is in."""

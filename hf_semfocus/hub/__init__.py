@@ -1,6 +1,6 @@
 """Publishing on the Hugging Face Hub: a model that comes back sparse, and a card that says what was measured."""
 
-from ..adapters.storage import load_adapter
+from ..adapters.loading import load_adapter
 from ..hub_client import HubError
 from .card import model_card
 from .details import CardDetails

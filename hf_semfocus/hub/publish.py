@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..adapters import storage
+from ..adapters import entry, saving
 from ..hub_client import find_token
 from . import card, merge, staging
 from .describe import Description, describe
@@ -83,7 +83,7 @@ def push_to_hub(
     about = details_of(results, details)
     description = describe(model, example_inputs)
     if description.adapter and about.base_model is None:
-        about = dataclasses.replace(about, base_model=storage.base_on_hub(model))
+        about = dataclasses.replace(about, base_model=saving.base_on_hub(model))
     remote = None
     secret = find_token(token) if dry_run is None else token if isinstance(token, str) else None
     if dry_run is None:
@@ -125,7 +125,7 @@ def push_to_hub(
 def _check_state(repo_id: str, state: State, description: Description, private: bool | None) -> None:
     if private and state.private is False:
         raise ValueError(f"private=True, but {repo_id!r} is public, which nothing here changes; expected private=None")
-    other = "config.json" if description.adapter else storage.CONFIG
+    other = "config.json" if description.adapter else entry.FILE
     if other in state.files:
         kinds = ("an adapter", "a whole model") if description.adapter else ("a whole model", "an adapter")
         raise ValueError(f"{repo_id!r} holds {kinds[1]}; expected another repo_id for {kinds[0]}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ..adapters import storage
+from ..adapters import saving
 from ..files import no_space
 from ..hub_client import HubError
 from .describe import FULL, Description
@@ -79,7 +79,7 @@ def write(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if description.adapter:
-        storage.save(model, [name for name in description.attentions if name != FULL], folder, base_model, offline)
+        saving.save(model, [name for name in description.attentions if name != FULL], folder, base_model, offline)
     else:
         model.save_pretrained(folder)
     for name, value in (("training_args", training_args), ("metrics", metrics)):

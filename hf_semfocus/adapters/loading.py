@@ -1,22 +1,19 @@
-"""PEFT adapters on the Hub, which keep the attention of their base model."""
+"""Load an adapter from a folder or the Hub, with the attention it was trained with."""
 
 from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..hub_client import HubError, find_token, shielded
 from ..messages import shown
-from .entry import ENTRY, checked
-from .entry import FILE as CONFIG
+from .entry import ENTRY, FILE, checked
 from .hooks import set_attention
 
 if TYPE_CHECKING:
@@ -34,59 +31,6 @@ TASK_LOADERS = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 """Auto class of PEFT's task types."""
-
-
-def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str | None, offline: bool) -> None:
-    """Write the adapter, which keeps the attention of its base model.
-
-    Args:
-        model: with one adapter.
-        attentions: sparse ones in use.
-        folder: where to.
-        base_model: the base model on the Hub; by default what the adapter says, unless that is a folder here.
-        offline: keep PEFT from asking the Hub whether the base model's vocabulary was smaller.
-
-    Raises:
-        ValueError: several adapters, or several attentions.
-    """
-    names = list(model.peft_config)
-    if len(names) != 1 or len(attentions) != 1:
-        raise ValueError(f"the model has adapters {names} and attentions {attentions}; expected one of each")
-    before = os.environ.get("HF_HUB_OFFLINE")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # what PEFT looks at before it asks
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if offline:
-            os.environ.pop("HF_HUB_OFFLINE")
-            os.environ.update({} if before is None else {"HF_HUB_OFFLINE": before})
-    if (inner := folder / names[0]).is_dir():  # where PEFT puts one that is not named "default"
-        for file in inner.iterdir():
-            os.replace(file, folder / file.name)
-        inner.rmdir()
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base_model or base_on_hub(model)
-    for key, value in vars(model.peft_config[names[0]]).items():
-        if isinstance(value, set):  # in an order that differs from process to process
-            config[key] = sorted(config[key])
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def base_on_hub(model: PeftModel) -> str | None:
-    """The Hub name of an adapter's base model; None if it says none, or a folder on this machine."""
-    named = model.active_peft_config.base_model_name_or_path or model.get_base_model().name_or_path
-    if not named:
-        return None
-    try:
-        validate_repo_id(named)
-    except ValueError:
-        here = True
-    else:
-        here = os.path.exists(named)
-    if here:
-        warnings.warn(f"the base model is the folder {named!r}, left out; base_model=... can name it", stacklevel=2)
-    return None if here else named
 
 
 def load_adapter(
@@ -122,19 +66,17 @@ def load_adapter(
         got = shielded(
             f"loading the adapter {where!r}",
             secret,
-            lambda: snapshot_download(
-                where, revision=revision, token=secret or False, allow_patterns=[CONFIG, WEIGHTS]
-            ),
+            lambda: snapshot_download(where, revision=revision, token=secret or False, allow_patterns=[FILE, WEIGHTS]),
         )
         folder = Path(got)
-    for name in (CONFIG, WEIGHTS):
+    for name in (FILE, WEIGHTS):
         if not (folder / name).is_file():
             raise HubError(f"{where!r} holds no {name}; expected an adapter in safetensors")
-    config = _read(folder / CONFIG)
+    config = _read(folder / FILE)
     entry = checked(config.get(ENTRY))
     if entry is None:
         raise HubError(
-            f"{CONFIG} of {where!r} says nothing of {ENTRY}; expected an adapter that was saved with one of its "
+            f"{FILE} of {where!r} says nothing of {ENTRY}; expected an adapter that was saved with one of its "
             "attentions while it was imported"
         )
     if base is None or isinstance(base, str):

@@ -1,0 +1,63 @@
+"""Write an adapter as it is published: one file of weights, and a configuration that is the same in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate.utils import patch_environment
+from huggingface_hub.utils import validate_repo_id
+
+from .entry import FILE
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str | None, offline: bool) -> None:
+    """Write the adapter, which keeps the attention of its base model.
+
+    Args:
+        model: with one adapter.
+        attentions: sparse ones in use.
+        folder: where to.
+        base_model: the base model on the Hub; by default what the adapter says, unless that is a folder here.
+        offline: keep PEFT from asking the Hub whether the base model's vocabulary was smaller.
+
+    Raises:
+        ValueError: several adapters, or several attentions.
+    """
+    names = list(model.peft_config)
+    if len(names) != 1 or len(attentions) != 1:
+        raise ValueError(f"the model has adapters {names} and attentions {attentions}; expected one of each")
+    with patch_environment(**({"HF_HUB_OFFLINE": "1"} if offline else {})):
+        model.save_pretrained(folder)
+    if (inner := folder / names[0]).is_dir():  # where PEFT puts one that is not named "default"
+        for file in inner.iterdir():
+            os.replace(file, folder / file.name)
+        inner.rmdir()
+    config = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_model or base_on_hub(model)
+    for key, value in vars(model.peft_config[names[0]]).items():
+        if isinstance(value, set):  # in an order that differs from process to process
+            config[key] = sorted(config[key])
+    (folder / FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def base_on_hub(model: PeftModel) -> str | None:
+    """The Hub name of an adapter's base model; None if it says none, or a folder on this machine."""
+    named = model.active_peft_config.base_model_name_or_path or model.get_base_model().name_or_path
+    if not named:
+        return None
+    try:
+        validate_repo_id(named)
+    except ValueError:
+        here = True
+    else:
+        here = os.path.exists(named)
+    if here:
+        warnings.warn(f"the base model is the folder {named!r}, left out; base_model=... can name it", stacklevel=2)
+    return None if here else named
