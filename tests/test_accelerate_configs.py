@@ -33,7 +33,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from hf_semfocus.models import Sizes, build_classifier
+from hf_semfocus.models import Sizes, build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))}
@@ -162,7 +162,7 @@ def test_fsdp_plugin():
 )
 def test_fsdp_finds_the_blocks(model, blocks):
     sizes = Sizes(vocab_size=16, num_labels=2, pad_token_id=0, max_length=8, hidden_size=8, num_layers=2)
-    model = build_classifier(model, "topk_sparse:k=3", sizes)
+    model = build_model("classification", model, "topk_sparse:k=3", sizes)
     plugin = FullyShardedDataParallelPlugin()
     plugin.set_auto_wrap_policy(model)
     sharded = fsdp2_prepare_auto_wrap_policy(plugin, model)

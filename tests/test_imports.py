@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "hf_semfocus"
 LAYERS = {
     "messages": set(),
     "files": set(),
+    "kinds": set(),
     "machine": set(),
     "tables": set(),
     "figures": set(),
@@ -21,10 +22,10 @@ LAYERS = {
     "backends": {"attention", "machine", "mechanisms", "messages"},
     "functional": {"attention", "backends", "mechanisms"},
     "hf": {"attention", "backends", "functional", "mechanisms", "messages"},
-    "models": {"mechanisms", "hf", "messages"},
+    "models": {"kinds", "mechanisms", "hf", "messages"},
     "hub_client": {"files"},
-    "adapters": {"mechanisms", "hf", "hub_client", "messages"},
-    "hub": {"adapters", "mechanisms", "hf", "hub_client", "files", "machine"},
+    "adapters": {"kinds", "mechanisms", "hf", "hub_client", "messages"},
+    "hub": {"adapters", "kinds", "mechanisms", "hf", "hub_client", "files", "machine", "messages"},
     "data": {"files", "messages"},
     "metrics": set(),
     "analysis": {"data", "figures", "files", "hf", "mechanisms", "messages", "tables"},
@@ -33,12 +34,12 @@ LAYERS = {
     "grid": {"files", "messages", "training"},
     "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "models", "reports", "tables", "training"},
     "experiments": {
-        *("adapters", "backends", "data", "files", "grid", "hf", "hub", "hub_client", "machine", "mechanisms"),
-        *("metrics", "models", "reports", "training"),
+        *("adapters", "backends", "data", "files", "grid", "hf", "hub", "hub_client", "kinds", "machine"),
+        *("mechanisms", "metrics", "models", "reports", "training"),
     },
     "cli": {
         *("__version__", "attention", "backends", "benchmark", "data", "experiments", "files", "functional", "grid"),
-        *("hf", "machine", "mechanisms", "models", "messages", "training"),
+        *("hf", "kinds", "machine", "mechanisms", "messages", "models", "training"),
     },
 }
 

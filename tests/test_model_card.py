@@ -114,9 +114,10 @@ def test_describing_changes_nothing(model):
 
 
 def test_own_encoder_is_loaded_through_its_package():
-    from hf_semfocus.models import Sizes, build_classifier
+    from hf_semfocus.models import Sizes, build_model
 
-    encoder = build_classifier("paper", SPEC, Sizes(vocab_size=3, num_labels=2, pad_token_id=0, max_length=8))
+    sizes = Sizes(vocab_size=3, num_labels=2, pad_token_id=0, max_length=8)
+    encoder = build_model("classification", "paper", SPEC, sizes)
     _, text = card(encoder)
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].splitlines()
     assert code[0] == "import hf_semfocus.models"

@@ -19,7 +19,7 @@ import hf_semfocus  # noqa: F401
 from hf_semfocus import files as files_module
 from hf_semfocus.data import SequenceRows
 from hf_semfocus.data.batches import epoch_order, iterate, steps_per_epoch
-from hf_semfocus.models import Sizes, build_classifier
+from hf_semfocus.models import Sizes, build_model
 from hf_semfocus.training import (
     ComparisonOptions,
     OutputFolder,
@@ -53,7 +53,7 @@ def options(folder, **changes):
 
 def fresh_model(attention="sdpa", **changes):
     set_seed(1)
-    return build_classifier("paper", attention, replace(SIZES, **changes))
+    return build_model("classification", "paper", attention, replace(SIZES, **changes))
 
 
 def start(folder, attention="sdpa", model=None, data=None, **changes):

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import transformers
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
 
+from .. import kinds
 from ..hub_client import HubError, find_token, shielded
 from ..messages import shown
 from .entry import ENTRY, FILE, checked
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 LARGEST = 1 << 20
 """Bytes a configuration may have."""
-TASK_LOADERS = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
-"""Auto class of PEFT's task types."""
 
 
 def load_adapter(
@@ -90,19 +81,18 @@ def _load_base(
 ) -> PreTrainedModel:
     name = name or config.get("base_model_name_or_path")
     task = config.get("task_type")
-    loader = TASK_LOADERS.get(task) if isinstance(task, str) else None
-    if not isinstance(name, str) or loader is None:
+    kind = next((kind for kind in kinds.KINDS if kind.peft is not None and kind.peft == task), None)
+    if not isinstance(name, str) or kind is None:
         raise ValueError(
             f"{where!r} says base_model_name_or_path={shown(name)} and task_type={shown(task)}, which is not "
             "enough to load the base model; expected it as base=..."
         )
-    load = getattr(transformers, loader).from_pretrained
     names = entry.get("id2label")
     classes = {} if names is None else {"id2label": names, "label2id": {name: key for key, name in names.items()}}
     return shielded(
         f"loading the base model {name!r}",
         secret,
-        lambda: load(name, token=secret or False, trust_remote_code=False, **classes),
+        lambda: kind.auto.from_pretrained(name, token=secret or False, trust_remote_code=False, **classes),
     )
 
 

@@ -7,19 +7,18 @@ model = add_lora(model, "classification", r=8, alpha=16, dropout=0.05)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .. import kinds
 from ..messages import check_integer
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TASKS = {"classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "causal_lm": "CAUSAL_LM"}
-"""PEFT's task types."""
 TARGETS = {
     "albert": ["query", "value"],
     "distilbert": ["q_lin", "v_lin"],
@@ -49,7 +48,7 @@ def lora_targets(model: PreTrainedModel) -> list[str] | str:
 
 def add_lora(
     model: PreTrainedModel,
-    kind: Literal["classification", "token_classification", "causal_lm"],
+    kind: str,
     r: int = 8,
     alpha: float = 16,
     dropout: float = 0.0,
@@ -62,7 +61,7 @@ def add_lora(
 
     Args:
         model: changed in place; the matrices' initial weights come from torch's global stream.
-        kind: what the model does.
+        kind: what the model is for, a name of :mod:`hf_semfocus.kinds`.
         r: rank of the matrices.
         alpha: their product is scaled by ``alpha / r``.
         dropout: probability of dropout in front of them.
@@ -73,8 +72,9 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
-    if kind not in TASKS:
-        raise ValueError(f"kind={kind!r}; expected one of {', '.join(TASKS)}")
+    tasks = {known.name: known.peft for known in kinds.KINDS if known.task and known.peft}
+    if kind not in tasks:
+        raise ValueError(f"kind={kind!r}; expected one of {', '.join(tasks)}")
     r = check_integer("r", r, 1)
     if not alpha > 0:
         raise ValueError(f"alpha={alpha!r}; expected a positive number")
@@ -85,7 +85,7 @@ def add_lora(
     if isinstance(targets, list):
         _check_targets(model, targets, head)
     config = LoraConfig(
-        task_type=TASKS[kind],
+        task_type=tasks[kind],
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from .. import kinds
 from ..experiments import (
     Examples,
     Experiment,
@@ -35,12 +36,11 @@ from ..experiments import (
     title,
     with_lora,
 )
-from ..experiments.labelled import ATTENTIONS, DEFAULTS
+from ..experiments.labelled import ATTENTIONS, DEFAULTS, ROWS
 from ..experiments.swap import DENSE
 from ..training import ComparisonOptions, TrainingOptions, check_at_least, check_unset, option, parse, start
 
-KINDS = {"sequence": "classification", "token": "token_classification", "clm": "causal_lm"}
-"""What a model does, by task."""
+TASKS = [kinds.get(name).task for name in (*ROWS, "causal_lm")]
 
 
 @dataclass
@@ -62,8 +62,8 @@ class FinetuneOptions:
     eval_size: int | None = option(None, "held-out examples (clm: rows) at most")
 
     def __post_init__(self) -> None:
-        if self.task not in KINDS:
-            raise ValueError(f"task={self.task!r}; expected one of {', '.join(KINDS)}")
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task!r}; expected one of {', '.join(TASKS)}")
         for name in ("model", "dataset"):
             if getattr(self, name) is None:
                 raise ValueError(f"{name}=None; expected a file or folder, or a name on the Hub")
@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     accelerator = start(training, comparison.cpu_threads)
     experiment = plain = make_experiment(accelerator, options)
     if lora.peft:
-        experiment = with_lora(plain, KINDS[options.task], lora)
+        experiment = with_lora(plain, lora)
     if swap.swap_only:
         return swap_only(accelerator, plain, swap, training, comparison, options)
     after = None

@@ -31,13 +31,13 @@ class LoraOptions:
             raise ValueError(f"{given[0]}={getattr(self, given[0])!r} is for LoRA; expected peft='lora' with it")
 
 
-def with_lora(experiment: Experiment, kind: str, options: LoraOptions) -> Experiment:
-    """The same experiment on adapters; ``kind`` is what its models do, one of ``adapters.lora.TASKS``."""
+def with_lora(experiment: Experiment, options: LoraOptions) -> Experiment:
+    """The same experiment on adapters."""
 
     def build(attention: str) -> PeftModel:
         return add_lora(
             experiment.build(attention),
-            kind,
+            experiment.kind,
             r=8 if options.lora_r is None else options.lora_r,
             alpha=16 if options.lora_alpha is None else options.lora_alpha,
             dropout=options.lora_dropout or 0.0,

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models import KINDS
-from ..training import Objective, Rows
+from .. import kinds
+from ..training import OBJECTIVES, Objective, Rows
 
 if TYPE_CHECKING:
     from evaluate import Metric
-
-
-def load_as(kind: str) -> Callable[[str], PreTrainedModel]:
-    """A function that loads a saved model of that kind."""
-    return KINDS[kind].from_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,32 +22,41 @@ class Experiment:
 
     Attributes:
         name: for titles and for the output folder.
+        kind: what the models are for, a name of :mod:`hf_semfocus.kinds`.
         dataset, split: what is evaluated on, for model cards; on the Hub, the data set's name there.
         build: from the name of an attention to a model with its initial weights, of torch's global random stream.
         rows: from a seed to the rows to train on and the held-out ones.
-        objective: what a step minimises.
         metrics: what is computed of the held-out rows besides loss and accuracy.
         defaults: of the options of a training, where the user sets none.
         attentions: those compared where the user names none.
         tokenizer: saved with every model, if there is one.
         base_model: the checkpoint that is trained on, if there is one.
-        load: from a folder to the model that was saved there.
+        load: from a folder to the model that was saved there; by default a whole model of the kind.
         notes: what a reader of the results must know about the data, a paragraph each.
     """
 
     name: str
+    kind: str
     dataset: str
     split: str = "validation"
     build: Callable[[str], PreTrainedModel]
     rows: Callable[[int], tuple[Rows, Rows]]
-    objective: Objective
-    load: Callable[[str], Any]
+    load: Callable[[str], Any] = None
     metrics: tuple[type[Metric], ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     attentions: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase | None = None
     base_model: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.load is None:
+            object.__setattr__(self, "load", kinds.get(self.kind).auto.from_pretrained)
+
+    @property
+    def objective(self) -> Objective:
+        """What a step minimises."""
+        return OBJECTIVES[self.kind]
 
 
 def title(*parts: str) -> str:

@@ -6,26 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .. import kinds
 from ..data import LabelledRows, TaggedRows, load_labelled, load_tokenizer
 from ..data.tokenized import TokenizedRows
+from ..kinds import Kind
 from ..metrics import Accuracy, MacroF1, Matthews
-from ..models import KINDS, PRESETS, Sizes, build_model
+from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, positions_of
-from ..training import classification, token_classification
-from .base import Experiment, load_as, title
+from .base import Experiment, title
 
-TASKS = {
-    "sequence": ("classification", LabelledRows, classification),
-    "token": ("token_classification", TaggedRows, token_classification),
-}
-"""Kind of model, rows and objective."""
+ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
+"""Rows of a kind of model."""
 ATTENTIONS = ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
 DEFAULTS = {
     "epochs": 3,
@@ -80,7 +77,8 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
     Raises:
         ValueError: data, tokenizer or checkpoint cannot be had, or do not go together.
     """
-    kind, make, objective = TASKS[task]
+    kind = kinds.of_task(task)
+    make = ROWS[kind.name]
     config = checkpoint(model)
     tokenizer = load_tokenizer(examples.tokenizer or model)
     if tokenizer.pad_token is None:
@@ -117,7 +115,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
     def build(attention: str) -> PreTrainedModel:
         nonlocal told
         with _quiet() if told else nullcontext():  # that the head is new is said once, not for every run
-            built = build_model(kind, model, attention, shape)
+            built = build_model(kind.name, model, attention, shape)
         told = True
         built.config.id2label = dict(enumerate(data.label_names))
         built.config.label2id = {name: number for number, name in enumerate(data.label_names)}
@@ -125,11 +123,10 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
 
     return Experiment(
         name=title(task, examples.dataset, model),
+        kind=kind.name,
         dataset=examples.dataset,
         build=build,
         rows=lambda seed: tuple(rows.values()),
-        objective=objective,
-        load=load_as(kind),
         metrics=(Accuracy, MacroF1, Matthews),
         defaults=DEFAULTS,
         attentions=ATTENTIONS,
@@ -183,14 +180,13 @@ def _check_lengths(model: str, config: PreTrainedConfig, examples: Examples, lon
         )
 
 
-def _check_head(model: str, config: PreTrainedConfig, kind: str, names: Sequence[str]) -> None:
+def _check_head(model: str, config: PreTrainedConfig, kind: Kind, names: Sequence[str]) -> None:
     """Refuse a head for other classes, which could not be loaded.
 
     Raises:
         ValueError: names both numbers.
     """
-    made: Any = KINDS[kind]._model_mapping.get(type(config), ())
-    classes = {cls.__name__ for cls in (made if isinstance(made, list | tuple) else (made,))}
+    classes = {cls.__name__ for cls in kind.classes(config)}
     if classes & set(config.architectures or ()) and config.num_labels != len(names):
         raise ValueError(
             f"model={model!r} has a head for {config.num_labels} classes, and the data have {len(names)}; expected a "

@@ -16,16 +16,17 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .. import kinds
 from ..data import CausalRows, MaskedRows, load_text, load_tokenizer, pack, train_tokenizer
 from ..data.tokenizer import from_json
 from ..metrics import Perplexity
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, first_position
-from ..training import Rows, causal_lm, masked_lm
-from .base import Experiment, load_as, title
+from ..training import Rows
+from .base import Experiment, title
 
-KINDS = {"clm": "causal_lm", "mlm": "masked_lm"}
-MODELS = {"clm": "llama", "mlm": "bert"}
+MODELS = {"causal_lm": "llama", "masked_lm": "bert"}
+"""Presets that are trained where no model is named."""
 DEFAULTS = {
     "epochs": 3,
     "batch_size": 16,
@@ -105,8 +106,8 @@ def language(
     Raises:
         ValueError: text, tokenizer or model cannot be had, or do not go together.
     """
-    model = model or MODELS[task]
-    kind = KINDS[task]
+    kind = kinds.of_task(task).name
+    model = model or MODELS[kind]
     config = None if model in PRESETS else checkpoint_config(model)
     named = text.tokenizer or (None if config is None else model)
     tokenizer = load_tokenizer(named) if named else _trained(accelerator, text)
@@ -140,11 +141,10 @@ def language(
 
     return Experiment(
         name=title(task, text.dataset, model),
+        kind=kind,
         dataset=text.dataset,
         build=lambda attention: build_model(kind, model, attention, shape),
         rows=rows,
-        objective=causal_lm if task == "clm" else masked_lm,
-        load=load_as(kind),
         metrics=(Perplexity,),
         defaults=DEFAULTS,
         attentions=("sdpa", "topk_sparse:k=8", "banded_sparse:window=8"),

@@ -7,8 +7,8 @@ from functools import partial
 
 from ..data import SequenceRows, TokenRows, tasks
 from ..models import PRESETS, Sizes, build_model
-from ..training import Rows, causal_lm, classification
-from .base import Experiment, load_as, title
+from ..training import Rows
+from .base import Experiment, title
 
 PAPER = {
     "epochs": 60,
@@ -68,11 +68,10 @@ def synthetic(
 
     return Experiment(
         name=title(name, model),
+        kind=task.kind,
         dataset=name,
         build=lambda attention: build_model(task.kind, model, attention, shape),
         rows=rows,
-        objective=causal_lm if causal else classification,
-        load=load_as(task.kind),
         defaults={
             **(RECALL if causal else PAPER),
             "learning_rate": task.learning_rate,

@@ -107,7 +107,7 @@ def render(
 
 
 def _metadata(model: Description, repo_id: str, details: CardDetails) -> ModelCardData:
-    task = details.task or model.task
+    task = details.task or (model.kind and model.kind.tag)
     own = {attention for attention in model.attentions if attention != FULL}
     described = [result for result in details.results if result.sparse and _stated(result) in own]
     if not described and any(result.sparse for result in details.results):

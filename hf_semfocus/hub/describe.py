@@ -12,23 +12,13 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from .. import mechanisms
+from .. import kinds, mechanisms
 from ..hf import UnsupportedModelError, verify
 from ..hf.settings import is_ours
+from ..kinds import Kind
 from ..mechanisms import Mechanism
 
 FULL = Mechanism.name
-LOADERS = {
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForSeq2SeqLM": None,
-    "AutoModelForImageClassification": "image-classification",
-    "AutoModel": "feature-extraction",
-}
-"""Auto classes with the Hub's name of the task; for sequence-to-sequence models only their author knows it."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +28,9 @@ class Description:
     Attributes:
         name: its class.
         layers: attention of every attention layer, all parameters stated.
+        kind: what it is for; None if no Auto class builds it.
         loader, package: the class that loads it, and where to import that from.
         ours: whether it is a model of this library, which Transformers knows once ``hf_semfocus.models`` is imported.
-        task: the Hub's name of what it does; None if the class does not tell.
         parameters: how many it has.
         adapter: kind of the PEFT adapter it is, such as "LORA"; None for a whole model.
         num_labels: how many classes it knows; None if it does not classify.
@@ -48,10 +38,10 @@ class Description:
 
     name: str
     layers: dict[str, str]
+    kind: Kind | None
     loader: str
     package: str
     ours: bool
-    task: str | None
     parameters: int
     adapter: str | None
     num_labels: int | None
@@ -82,18 +72,18 @@ def describe(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) 
         ValueError: it does not use one of our attentions, in some layer does not, or needs other inputs.
     """
     base = base_of(model)
-    loader = next((name for name in LOADERS if _loads(name, base)), None)
-    known = loader is not None or hasattr(transformers, type(base).__name__)
+    kind = next((kind for kind in kinds.KINDS if type(base) in kind.classes(base.config)), None)
+    known = kind is not None or hasattr(transformers, type(base).__name__)
     return Description(
         name=type(base).__name__,
         layers=_layers(base, example_inputs),
-        loader=loader or type(base).__name__,
+        kind=kind,
+        loader=kind.loader if kind else type(base).__name__,
         package="transformers" if known else type(base).__module__,
         ours=type(base).__module__.startswith("hf_semfocus.models"),
-        task=LOADERS.get(loader or ""),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         adapter=None if base is model else model.active_peft_config.peft_type.value,
-        num_labels=base.config.num_labels if "Classification" in (loader or "") else None,
+        num_labels=base.config.num_labels if kind and kind.name.endswith("classification") else None,
     )
 
 
@@ -110,11 +100,6 @@ def base_of(model: nn.Module) -> PreTrainedModel:
             "accelerator.unwrap_model(model)"
         )
     return base
-
-
-def _loads(loader: str, model: PreTrainedModel) -> bool:
-    known = getattr(transformers, loader)._model_mapping.get(type(model.config), None)
-    return type(model) in (known if isinstance(known, list | tuple) else (known,))
 
 
 def _layers(model: PreTrainedModel, inputs: Mapping[str, Any] | None) -> dict[str, str]:

@@ -35,7 +35,7 @@ def usage(model: Description, repo_id: str, base_model: Any, tokenizer: bool) ->
         lines += [f'model = hf_semfocus.load_adapter("{repo_id}", base)']
     if tokenizer:
         lines += [f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")', f"inputs = {TOKENS}"]
-        generates = model.loader in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+        generates = model.kind is not None and model.kind.name in ("causal_lm", "seq2seq_lm")
         answer = "tokenizer.decode(model.generate(**inputs, max_new_tokens=5)[0])" if generates else "model(**inputs)"
         lines += [f"print({answer})"]
     return "\n".join(lines)

@@ -11,20 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
+from .. import kinds
 from ..hf.settings import is_ours, resolve
 from ..messages import did_you_mean
 from .semfocus_encoder import SemFocusEncoderConfig
-
-KINDS = {
-    "classification": transformers.AutoModelForSequenceClassification,
-    "token_classification": transformers.AutoModelForTokenClassification,
-    "causal_lm": transformers.AutoModelForCausalLM,
-    "masked_lm": transformers.AutoModelForMaskedLM,
-}
-"""What a model is for, and the Auto class that builds it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
     """Build a model with the attention of that name; random weights come from torch's global stream.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: what it is for, a name of :mod:`hf_semfocus.kinds`.
         model: one of ``PRESETS``, or the folder or Hub name of a checkpoint, whose weights are then loaded (in
             float32) and of whose ``sizes`` only the task's part matters.
         attention: an ``attn_implementation``, passed to Transformers as it is.
@@ -133,13 +125,13 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
         ValueError: an unknown model, one that is not of that kind, or a checkpoint whose vocabulary or positions are
             too few for the task.
     """
-    auto = KINDS[kind]
+    wanted = kinds.get(kind)
     if model in PRESETS:
         if model not in FAMILIES.get(kind, PRESETS):
             raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(FAMILIES[kind])} or a checkpoint")
-        return auto.from_config(PRESETS[model](sizes, attention), attn_implementation=attention)
+        return wanted.auto.from_config(PRESETS[model](sizes, attention), attn_implementation=attention)
     config = checkpoint_config(model)
-    if type(config) not in auto._model_mapping:
+    if not wanted.classes(config):
         raise ValueError(f"model={model!r} is of the family {config.model_type!r}, which makes no {kind}")
     if config.vocab_size < sizes.vocab_size:
         raise ValueError(f"model={model!r} has {config.vocab_size} token ids; the task needs {sizes.vocab_size}")
@@ -151,7 +143,7 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
             config.num_labels = sizes.num_labels
         config.pad_token_id = sizes.pad_token_id
     # safetensors only: a pickle from elsewhere could run code
-    return auto.from_pretrained(
+    return wanted.auto.from_pretrained(
         model,
         config=config,
         attn_implementation=attention,
@@ -159,11 +151,6 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
         use_safetensors=True,
         trust_remote_code=False,
     )
-
-
-def build_classifier(model: str, attention: str, sizes: Sizes) -> PreTrainedModel:
-    """Build a sequence classifier; see :func:`build_model`."""
-    return build_model("classification", model, attention, sizes)
 
 
 def checkpoint_config(model: str, presets: Sequence[str] = tuple(PRESETS)) -> PreTrainedConfig:

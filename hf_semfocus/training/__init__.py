@@ -6,7 +6,7 @@ from .errors import one_line_errors
 from .evaluation import evaluate
 from .log import MetricsLog
 from .loop import train
-from .objectives import Objective, causal_lm, classification, masked_lm, token_classification
+from .objectives import OBJECTIVES, Objective, causal_lm, classification, masked_lm, token_classification
 from .options import ComparisonOptions, TrainingOptions, check_at_least, check_unset, imports, option
 from .output import OutputFolder, stated
 from .parsing import parse
@@ -15,6 +15,7 @@ from .schedules import FocusSchedule
 from .setup import start
 
 __all__ = [
+    "OBJECTIVES",
     "AttentionSchedule",
     "ComparisonOptions",
     "FocusSchedule",

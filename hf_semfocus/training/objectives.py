@@ -76,6 +76,15 @@ def token_classification(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[T
     return loss, logits.argmax(-1), labels
 
 
+OBJECTIVES = {
+    "causal_lm": causal_lm,
+    "classification": classification,
+    "masked_lm": masked_lm,
+    "token_classification": token_classification,
+}
+"""By the name of what a model is for, see :mod:`hf_semfocus.kinds`."""
+
+
 def _fitting(model: nn.Module, mask: Tensor) -> Tensor:
     """The mask in the form the attention implementation takes; given a bool one, some would add 1 and 0."""
     name = model.config._attn_implementation or "eager"

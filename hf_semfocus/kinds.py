@@ -1,0 +1,78 @@
+"""What models are for: one entry per kind, with its names on the command line, in Transformers, PEFT and the Hub.
+
+A kind that is to be trained needs an objective of the same name as well, in ``training.OBJECTIVES``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is for.
+
+    Attributes:
+        name: in this library.
+        loader: the Auto class of Transformers that builds and loads such models.
+        peft: PEFT's task type; None where PEFT has none.
+        tag: the Hub's pipeline tag; None where the class does not tell.
+        task: name on the command line, for kinds that the commands train.
+    """
+
+    name: str
+    loader: str
+    peft: str | None = None
+    tag: str | None = None
+    task: str | None = None
+
+    @property
+    def auto(self) -> Any:
+        """The Auto class itself."""
+        return getattr(transformers, self.loader)
+
+    def classes(self, config: transformers.PreTrainedConfig) -> tuple[type, ...]:
+        """The model classes of this kind for a configuration; empty where its family has none."""
+        found = self.auto._model_mapping.get(type(config), ())
+        return tuple(found) if isinstance(found, list | tuple) else (found,)
+
+
+KINDS = (
+    Kind("classification", "AutoModelForSequenceClassification", "SEQ_CLS", "text-classification", "sequence"),
+    Kind("token_classification", "AutoModelForTokenClassification", "TOKEN_CLS", "token-classification", "token"),
+    Kind("causal_lm", "AutoModelForCausalLM", "CAUSAL_LM", "text-generation", "clm"),
+    Kind("question_answering", "AutoModelForQuestionAnswering", "QUESTION_ANS", "question-answering"),
+    Kind("masked_lm", "AutoModelForMaskedLM", None, "fill-mask", "mlm"),
+    Kind("seq2seq_lm", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
+    Kind("image_classification", "AutoModelForImageClassification", None, "image-classification"),
+    Kind("features", "AutoModel", "FEATURE_EXTRACTION", "feature-extraction"),
+)
+"""Every kind; where a class serves two, the first is meant."""
+
+
+def get(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _find("kind", name, "name")
+
+
+def of_task(task: str) -> Kind:
+    """The kind that a task of the command line trains.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _find("task", task, "task")
+
+
+def _find(what: str, value: str, field: str) -> Kind:
+    known = {getattr(kind, field): kind for kind in KINDS if getattr(kind, field) is not None}
+    if value not in known:
+        raise ValueError(f"{what}={value!r}; expected one of {', '.join(known)}")
+    return known[value]
