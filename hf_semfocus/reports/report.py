@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..analysis.runs import Target
 from ..tables import markdown_table, quartiles
 from . import plots
 from .conclusion import conclusion
+from .seeds import section
 
 Result = dict[str, Any]
 
@@ -108,11 +110,20 @@ def publish(
         if result["status"] == "diverged":
             text += [f"- {result['run']} diverged: see `metrics.jsonl`, kind `diverged`."]
     text += [missing or "![Curves of the training](curves.png)", *notes]
+    if seeds > 1 and records and (target_of_runs := Target.of(config)) is not None:
+        text += ["## Over seeds", _over_seeds(records, target_of_runs, results[0]["attention"])]
     resumed = resumptions(results)
     found = conclusion(results, config)
     paragraphs = filter(None, [*text, resumed, "## Conclusion", found])
     write(folder, title, paragraphs, config, places(results))
     return "\n".join(filter(None, [results_table, missing, *notes, resumed, found, f"written to {folder}"]))
+
+
+def _over_seeds(records: Sequence[Result], target: Target, baseline: str) -> str:
+    try:
+        return section(records, target, baseline)
+    except ImportError as error:
+        return f"Not computed: {error}"
 
 
 def resumptions(results: Sequence[Result]) -> str | None:
