@@ -6,7 +6,7 @@ import fuzz
 import pytest
 
 from hf_semfocus.backends import eager
-from hf_semfocus.backends.native import build
+from hf_semfocus.backends.lists.native import build
 
 
 def some(seed):

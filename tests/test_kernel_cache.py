@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_semfocus.backends.native import build, cache
+from hf_semfocus.backends.lists.native import build, cache
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or shutil.which("g++") is None, reason="no g++")
 

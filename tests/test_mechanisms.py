@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_semfocus import mechanisms, sparse_attention
-from hf_semfocus.backends import chunked, gather
+from hf_semfocus.backends import chunked
+from hf_semfocus.backends.lists import gather
 
 # float64 tells exact from nearly; the compiled kernels are float32 alone: as many units in the last place
 PRECISION = {

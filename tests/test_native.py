@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hf_semfocus import explain, sparse_attention
 from hf_semfocus.attention.selection import highest
-from hf_semfocus.backends.native import build, kernels
+from hf_semfocus.backends.lists.native import build, kernels
 
 missing = build.load()
 pytestmark = pytest.mark.skipif(isinstance(missing, str), reason=f"no compiled kernels: {missing}")
@@ -168,7 +168,8 @@ def test_nothing_to_attend_is_left_to_the_formula(empty):
 def test_sinks_take_part_in_the_softmax_and_learn(seen):
     from hf_semfocus.attention.problem import Problem
     from hf_semfocus.attention.visibility import Visibility
-    from hf_semfocus.backends import eager, native
+    from hf_semfocus.backends import eager
+    from hf_semfocus.backends.lists import native
     from hf_semfocus.mechanisms import build as made
 
     results = []

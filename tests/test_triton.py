@@ -22,7 +22,7 @@ from hf_semfocus.attention.problem import Problem
 from hf_semfocus.attention.selection import highest
 from hf_semfocus.attention.visibility import Visibility
 from hf_semfocus.backends import eager
-from hf_semfocus.backends import triton as backend
+from hf_semfocus.backends.lists import triton as backend
 
 HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -45,7 +45,7 @@ def runs_kernels(test):
 def _small_tiles(monkeypatch):
     """Tiles so small that few keys fill many, and so few programs that the interpreter is quick."""
     if INTERPRETED:
-        from hf_semfocus.backends.triton import common, selection
+        from hf_semfocus.backends.lists.triton import common, selection
 
         monkeypatch.setattr(selection, "tile_for", lambda *sizes: selection.Tile(32, 16, 16, 4, 2))
         monkeypatch.setattr(common, "TILE_ELEMENTS", 1 << 16)
@@ -113,7 +113,7 @@ def check(mechanism, at):
 
 def selected(at, k, sign=1):
     """The keys the kernels select, as bool ``[batch, heads, queries, keys]``."""
-    from hf_semfocus.backends.triton import selection
+    from hf_semfocus.backends.lists.triton import selection
 
     with torch.no_grad():
         index = selection.highest_index(at, min(k, at.key.shape[2]), sign).long()
@@ -219,7 +219,7 @@ def test_candidates_among_many_keys():
 @runs_kernels
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
-    from hf_semfocus.backends.triton import common
+    from hf_semfocus.backends.lists.triton import common
 
     sinks = torch.zeros(2, device=DEVICE, requires_grad=True)
     at = problem(batch=1, queries=5, keys=20, dropout_p=dropout_p, sinks=sinks)
@@ -238,7 +238,7 @@ def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
 
 @runs_kernels
 def test_heads_are_worked_on_a_few_at_a_time(monkeypatch):
-    from hf_semfocus.backends.triton import selection
+    from hf_semfocus.backends.lists.triton import selection
 
     at = problem(causal=True)
     whole = selected(at, 6)
@@ -451,7 +451,7 @@ def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatc
 
 @pytest.mark.skipif(INTERPRETED, reason=ONCE)
 def test_importing_the_package_does_not_import_the_kernels():
-    name = "hf_semfocus.backends.triton"
+    name = "hf_semfocus.backends.lists.triton"
     program = f"import sys, {name}; print([m for m in sys.modules if m.startswith('{name}')])"
     done = subprocess.run([sys.executable, "-c", program], cwd=HERE.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([name])
@@ -485,7 +485,7 @@ def compile_kernels(arch, cases):
     from triton.backends.compiler import GPUTarget
     from triton.runtime.jit import JITFunction
 
-    from hf_semfocus.backends.triton import function
+    from hf_semfocus.backends.lists.triton import function
 
     class Driver:
         get_current_target = staticmethod(lambda: GPUTarget("cuda", arch, 32))

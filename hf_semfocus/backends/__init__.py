@@ -15,7 +15,8 @@ from torch import Tensor
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
 from ..messages import shown
-from . import chunked, eager, flex, gather, lists, native, tracing, triton
+from . import chunked, eager, flex, lists, tracing
+from .lists import gather, native, triton
 
 BACKENDS: dict[str, ModuleType] = {
     "native": native,

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from ..backends.native.build import load as load_kernels
+from ..backends.lists.native.build import load as load_kernels
 from ..data.batches import steps_per_epoch
 from ..files import check_space, locked
 from ..hf.settings import is_ours

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.problem import Problem
-from ..attention.visibility import Visibility
-from ..mechanisms import Mechanism
-from . import eager, lists, tracing, wide
+from ...attention.problem import Problem
+from ...attention.visibility import Visibility
+from ...mechanisms import Mechanism
+from .. import eager, lists, tracing
+from . import wide
 
 
 def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..attention.problem import Problem
-from ..attention.visibility import Visibility
-from ..mechanisms import Mechanism
-from . import chunked, lists
+from ...attention.problem import Problem
+from ...attention.visibility import Visibility
+from ...mechanisms import Mechanism
+from .. import chunked, lists
 
 
 def fill(

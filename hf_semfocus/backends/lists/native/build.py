@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-from ... import machine
+from .... import machine
 from . import cache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..attention.positions import Positions
-from ..attention.problem import Problem
-from ..attention.selection import highest_index
-from ..mechanisms import Mechanism
-from . import tracing
-from .memo import once_per_mask
+from ...attention.positions import Positions
+from ...attention.problem import Problem
+from ...attention.selection import highest_index
+from ...mechanisms import Mechanism
+from .. import tracing
+from ..memo import once_per_mask
 
 # Scores of one chunk: 16 MiB in float32, large enough for the matrix product, small enough to be reused.
 CHUNK_SCORES = 1 << 22

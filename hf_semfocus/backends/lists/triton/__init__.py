@@ -12,9 +12,9 @@ import os
 import torch
 from torch import Tensor
 
-from ...attention.problem import Problem
-from ...mechanisms import Mechanism
-from .. import tracing
+from ....attention.problem import Problem
+from ....mechanisms import Mechanism
+from ... import tracing
 
 # Candidates of a row are sorted out in registers; beyond this the gathers cost as much as a dense product.
 MAX_K = 1024

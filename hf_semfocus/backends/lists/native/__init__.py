@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...attention.problem import Problem
-from ...mechanisms import Mechanism
-from .. import gather, lists, tracing, wide
+from ....attention.problem import Problem
+from ....mechanisms import Mechanism
+from ... import lists, tracing
+from .. import gather, wide
 from . import build, kernels
 
 

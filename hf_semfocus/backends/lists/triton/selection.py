@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...attention.problem import Problem
+from ....attention.problem import Problem
 from .common import gathered_tile, padded, place, rows_of, vectors
 
 # Bits, candidates and their scores of all rows that are worked on at a time: 256 MiB.

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attention.problem import Problem
-from .. import gather, tracing
+from ....attention.problem import Problem
+from ... import tracing
+from .. import gather
 from . import attention, selection
 
 
@@ -60,7 +61,7 @@ def attend(problem: Problem, k: int, sign: int, deterministic: bool) -> Tensor:
         problem: without bias and softcap, float32 or half precision, with at least one key.
         k: at most as many as there are keys.
         sign: 1 or -1.
-        deterministic: see :func:`hf_semfocus.backends.triton.attention.backward`.
+        deterministic: see :func:`hf_semfocus.backends.lists.triton.attention.backward`.
 
     Returns:
         ``[batch, heads, queries, value_dim]`` in the type of the values.
