@@ -13,13 +13,14 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import oracle
 import torch
 from torch import Tensor
 
 from hf_semfocus import functional, mechanisms, sparse_attention
-from hf_semfocus.backends import BACKENDS
+from hf_semfocus.backends import BACKENDS, chunked
 
 CPU = ("eager", "chunked", "gather", "native")
 UNIT = 2.0**-24
@@ -244,10 +245,14 @@ def _runner(case: Case, backend: str, sinks: Tensor | None) -> Callable[[], Tens
         *case.tensors.values(), case.spec, {}, case.mask, case.causal, case.scale, 0.0, True
     )
     problem = dataclasses.replace(problem, softcap=case.softcap, sinks=sinks, layer=case.layer)
-    if BACKENDS[backend].objections(mechanism, problem):
+    if BACKENDS[backend].LIMITS.objections(mechanism, problem):
         return None
-    few = {"chunk_scores": math.prod(problem.shape) // (1 + case.seed % 4)} if backend in ("chunked", "gather") else {}
-    return lambda: BACKENDS[backend].attend(mechanism, problem, **few)[0]
+
+    def run() -> Tensor:
+        with mock.patch.object(chunked, "CHUNK_SCORES", math.prod(problem.shape) // (1 + case.seed % 4)):
+            return BACKENDS[backend].attend(mechanism, problem)[0]
+
+    return run
 
 
 def _close(case: Case, backend: str, what: str, value: Tensor, true: Any, clear: Tensor, dtype: torch.dtype) -> None:

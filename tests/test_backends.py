@@ -9,7 +9,8 @@ import torch
 
 import hf_semfocus
 from hf_semfocus import backends, explain, functional, mechanisms, sparse_attention
-from hf_semfocus.backends import BACKENDS, eager, flex, lists
+from hf_semfocus.backends import BACKENDS, eager, flex
+from hf_semfocus.backends.lists import gather, making
 
 
 def test_explain_names_every_back_end_with_its_objections():
@@ -18,7 +19,7 @@ def test_explain_names_every_back_end_with_its_objections():
     assert list(told.objections) == list(BACKENDS)
     assert told.objections["chunked"] == []
     assert told.objections["flex"] == [
-        "topk_sparse selects keys; a block mask is a static pattern",
+        "topk_sparse selects keys; expected a static pattern",
         "tensors are on cpu; expected cuda",
     ]
     text = str(told)
@@ -58,7 +59,7 @@ def test_global_tokens_are_few_rows_beside_the_lists(monkeypatch):
     spec = "banded_sparse:window=4,num_global_tokens=3"
     out = sparse_attention(q, k, v, spec, backend="gather")
     assert seen == [(1, 2, 3, 300)]
-    assert lists.make(*problem(spec)).shape[-1] == 4 + 3
+    assert lists(*problem(spec)).shape[-1] == 4 + 3
     torch.testing.assert_close(out, sparse_attention(q, k, v, spec, backend="eager"))
 
 
@@ -83,13 +84,17 @@ def test_a_pattern_that_does_not_tell_its_reach_has_no_lists():
             return at.key % 2 == 0
 
     _, made = problem("topk_sparse")
-    assert lists.objections(Even(), made) == ["full lets a query keep any number of keys"]
+    assert gather.LIMITS.objections(Even(), made) == ["full lets a query keep any number of keys"]
 
 
 def problem(spec, mask=None, causal=False, n=75, **sizes):
     batch, heads, kv_heads = sizes.get("batch", 2), sizes.get("heads", 4), sizes.get("kv_heads", 2)
     q, k, v = (torch.randn(batch, h, n, 16) for h in (heads, kv_heads, kv_heads))
     return functional._problem(q, k, v, spec, {}, mask, causal, None, 0.0, True)
+
+
+def lists(mechanism, problem):
+    return making.make(mechanism, problem).index
 
 
 def padding(n=75):
@@ -113,7 +118,7 @@ STATIC = [
 def test_lists_are_the_pattern(spec, causal, kind):
     mask = {"none": None, "padding": padding(), "any": torch.rand(2, 1, 75, 75) < 0.7}[kind]
     mechanism, made = problem(spec, mask, causal)
-    index = lists.make(mechanism, made)
+    index = lists(mechanism, made)
     shape = (*index.shape[:3], 76)
     listed = torch.zeros(shape, dtype=torch.bool).scatter(-1, torch.where(index < 0, 75, index).long(), True)[..., :75]
     at = made.positions()
@@ -137,11 +142,11 @@ def test_layers_with_one_mask_share_one_list():
     mask = padding()
     mechanism, first = problem(STATIC[0], mask)
     _, second = problem(STATIC[0], mask)
-    made = lists.make(mechanism, first)
-    assert lists.make(mechanism, second) is made
-    assert lists.make(mechanisms.build("banded_sparse:window=8"), first) is not made
+    made = lists(mechanism, first)
+    assert lists(mechanism, second) is made
+    assert lists(mechanisms.build("banded_sparse:window=8"), first) is not made
     mask[0, 0, 0, 20] = False  # written in place
-    changed = lists.make(mechanism, problem(STATIC[0], mask)[1])
+    changed = lists(mechanism, problem(STATIC[0], mask)[1])
     assert not torch.equal(changed, made)
     assert not (changed == 20)[0].any()
 
@@ -163,11 +168,11 @@ def test_a_mask_that_was_written_to_gets_its_own_list(write, layout):
     if layout == "words":
         mask = seen = torch.ones(2, 1, 1, 80, dtype=torch.bool)
         n = 80
-    before = lists.make(*problem(STATIC[0], seen, n=n))
+    before = lists(*problem(STATIC[0], seen, n=n))
     assert (before[0] == 20).any()
-    assert lists.make(*problem(STATIC[0], seen, n=n)) is before
+    assert lists(*problem(STATIC[0], seen, n=n)) is before
     write(mask)
-    after = lists.make(*problem(STATIC[0], seen, n=n))
+    after = lists(*problem(STATIC[0], seen, n=n))
     assert not (after[0] == 20).any()
     assert (after[1] == 20).any()
 
@@ -180,10 +185,10 @@ def test_a_mask_that_is_a_part_of_another_is_remembered(layout):
         "cut and shifted": whole[..., 3:83],
         "odd": torch.ones(1 + 2 * 80 * 80, dtype=torch.bool)[1:].view(2, 1, 80, 80),
     }[layout]
-    before = lists.make(*problem(STATIC[0], mask, n=80))
-    assert lists.make(*problem(STATIC[0], mask, n=80)) is before
+    before = lists(*problem(STATIC[0], mask, n=80))
+    assert lists(*problem(STATIC[0], mask, n=80)) is before
     mask[0, 0, :, 20] = False
-    after = lists.make(*problem(STATIC[0], mask, n=80))
+    after = lists(*problem(STATIC[0], mask, n=80))
     assert not (after[0] == 20).any()
     assert (after[1] == 20).any()
 
@@ -199,7 +204,7 @@ def test_threads_may_share_what_is_remembered(monkeypatch):
     def work(start):
         for turn in range(120):
             row = (start * 7 + turn * (start + 1)) % 40
-            listed = lists.make(*problem(STATIC[turn % 2], masks[row]))
+            listed = lists(*problem(STATIC[turn % 2], masks[row]))
             assert not (listed[0] == row + 10).any()
 
     with ThreadPoolExecutor(8) as pool:
@@ -212,14 +217,14 @@ def test_a_new_mask_in_the_place_of_an_old_one_gets_its_own_list():
         mask = torch.ones(2, 1, 1, 75, dtype=torch.bool)
         mask[..., fill] = False
         mechanism, made = problem(STATIC[0], mask)
-        assert not (lists.make(mechanism, made) == fill).any()
+        assert not (lists(mechanism, made) == fill).any()
         del mask, made
 
 
 def test_inference_mode_makes_lists_too():
     with torch.inference_mode():
         mechanism, made = problem(STATIC[0], padding())
-        index = lists.make(mechanism, made)
+        index = lists(mechanism, made)
     assert not (index[0] < 9).logical_and(index[0] >= 0).any()
 
 
@@ -241,9 +246,9 @@ def test_flex_attention_says_what_it_cannot_do():
     found = explain(q, k, v, "banded_sparse", attn_mask=bias, dropout_p=0.1, return_weights=True).objections["flex"]
     assert found == [
         "tensors are on cpu; expected cuda",
-        "dropout_p=0.1; flex_attention has no dropout",
+        "dropout_p=0.1; expected none",
         "bias is given; expected none",
-        "weights are asked for, which flex_attention does not return",
+        "weights are asked for; expected the output alone",
     ]
     with pytest.raises(
         ValueError, match=r"backend 'flex' cannot compute banded_sparse.*expected cuda.*expected one of"

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_semfocus import mechanisms, sparse_attention
 from hf_semfocus.backends import chunked
-from hf_semfocus.backends.lists import gather
 
 # float64 tells exact from nearly; the compiled kernels are float32 alone: as many units in the last place
 PRECISION = {
@@ -183,8 +182,7 @@ def test_chunk_size_changes_nothing(name, causal, rows, monkeypatch, poisoned_me
         torch.manual_seed(1)
         q, k, v = inputs(requires_grad=True)
         bias = torch.randn(1, 3, 13, 13, dtype=q.dtype).masked_fill(~mask[:1], -torch.inf).requires_grad_()
-        for module in (chunked, gather):
-            monkeypatch.setattr(module.attend, "__defaults__", (False, rows * 2 * 3 * 13))
+        monkeypatch.setattr(chunked, "CHUNK_SCORES", rows * 2 * 3 * 13)
         out, weights = sparse_attention(
             q, k, v, name, attn_mask=bias, is_causal=causal, backend=backend, return_weights=True, **params
         )
@@ -415,18 +413,18 @@ def test_counts_above_the_length_cost_what_the_length_costs(name, params, causal
     torch.testing.assert_close(out, full, **near(backend))
 
 
-@pytest.mark.parametrize("module", [chunked, gather], ids=["chunked", "gather"])
-def test_never_holds_a_full_score_matrix(module, monkeypatch):
+@pytest.mark.parametrize("backend", ["chunked", "gather"])
+def test_never_holds_a_full_score_matrix(backend, monkeypatch):
     """Every tensor that attention in parts makes or saves stays below the full score matrix."""
     n = 512
-    monkeypatch.setattr(module.attend, "__defaults__", (False, 32 * n))
+    monkeypatch.setattr(chunked, "CHUNK_SCORES", 32 * n)
     for name in NAMES:
         params = {**sized(name, 4), **({"stride": n} if "stride" in sized(name, 4) else {})}
         q, k, v = inputs(batch=1, heads=1, queries=n, dim=8, dtype=torch.float32, requires_grad=True)
         saved = []
         pack = lambda t: saved.append(t.numel()) or t  # noqa: B023, E731
         with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            out = sparse_attention(q, k, v, name, is_causal=True, backend=module.__name__.rpartition(".")[2], **params)
+            out = sparse_attention(q, k, v, name, is_causal=True, backend=backend, **params)
             out.sum().backward()
         assert seen.size <= 64 * n, name
         assert max(saved, default=0) <= 16 * n, name

@@ -21,10 +21,10 @@ from hf_semfocus import backends, mechanisms
 from hf_semfocus.attention.problem import Problem
 from hf_semfocus.attention.selection import highest
 from hf_semfocus.attention.visibility import Visibility
-from hf_semfocus.backends import eager
-from hf_semfocus.backends.lists import triton as backend
+from hf_semfocus.backends import BACKENDS, eager
 
 HERE = Path(__file__).parent
+backend = BACKENDS["triton"]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INSTALLED = importlib.util.find_spec("triton") is not None
 RUNS = INSTALLED and (INTERPRETED or torch.cuda.is_available())
@@ -116,7 +116,10 @@ def selected(at, k, sign=1):
     from hf_semfocus.backends.lists.triton import selection
 
     with torch.no_grad():
-        index = selection.highest_index(at, min(k, at.key.shape[2]), sign).long()
+        seen = at.visibility
+        index = selection.select(
+            at.query, at.key, min(k, at.key.shape[2]), at.scale, sign, seen.mask, seen.limit
+        ).long()
     present = index >= 0
     # one column more takes what is absent
     kept = torch.zeros(*index.shape[:3], at.key.shape[2] + 1, dtype=torch.int64, device=DEVICE)
@@ -227,13 +230,11 @@ def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
     found = []
     for elements in (1 << 16, 4 * 32):
         monkeypatch.setattr(common, "TILE_ELEMENTS", elements)
-        for deterministic in (True, False):
-            torch.manual_seed(5)
-            out, _ = backend.attend(mechanism, at, deterministic=deterministic)
-            found.append([out, *torch.autograd.grad(out, leaves(at), grad)])
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
-            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+        torch.manual_seed(5)
+        out, _ = backend.attend(mechanism, at)
+        found.append([out, *torch.autograd.grad(out, leaves(at), grad)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
 @runs_kernels
@@ -306,8 +307,7 @@ def test_sinks_take_part_in_the_softmax():
 
 
 @runs_kernels
-@pytest.mark.parametrize("deterministic", [True, False], ids=["sorted", "atomic"])
-def test_dropout_drops_the_same_weights_in_backward(deterministic):
+def test_dropout_drops_the_same_weights_in_backward():
     mechanism, p = mechanisms.build("topk_sparse:k=6"), 0.4
     at = problem(batch=1, heads=2, kv_heads=2, queries=40)
     # values that are unit vectors show the weights
@@ -322,7 +322,7 @@ def test_dropout_drops_the_same_weights_in_backward(deterministic):
     assert abs(kept - total * (1 - p)) < 5 * (total * p * (1 - p)) ** 0.5
 
     torch.manual_seed(3)
-    out, _ = backend.attend(mechanism, changed(at, dropout_p=p), deterministic=deterministic)
+    out, _ = backend.attend(mechanism, changed(at, dropout_p=p))
     grad = torch.randn_like(out)
     ours = [out, *torch.autograd.grad(out, leaves(at), grad)]
     scores = at.scores()
@@ -336,16 +336,36 @@ def test_dropout_drops_the_same_weights_in_backward(deterministic):
 
 
 @runs_kernels
-def test_gradients_are_the_same_every_time_and_with_atomics_up_to_rounding():
+def test_gradients_are_the_same_every_time():
     at = problem(causal=True, dtype=HALVES[0])
     mechanism = mechanisms.build("topk_sparse:k=7")
     runs = []
-    for deterministic in (True, True, False):
-        out, _ = backend.attend(mechanism, at, deterministic=deterministic)
+    for _ in range(2):
+        out, _ = backend.attend(mechanism, at)
         runs.append(torch.autograd.grad(out.sin().sum(), leaves(at)))
-    for first, second, atomic in zip(*runs, strict=True):
-        assert torch.equal(first, second)
-        torch.testing.assert_close(atomic, first, rtol=2e-3, atol=1e-4)
+    assert all(map(torch.equal, *runs))
+
+
+STATIC = {
+    "banded": ("banded_sparse:window=6", {"causal": True}),
+    "strided": ("strided_sparse:window=3,stride=5", {}),
+    "block_local_with_global_tokens": ("block_local_sparse:block_size=8,num_global_tokens=2", {}),
+    "random": ("random_sparse:k=5", {"causal": True}),
+}
+
+
+@runs_kernels
+@pytest.mark.parametrize("masked", [False, True], ids=["no_mask", "padding_left"])
+@pytest.mark.parametrize("name", STATIC)
+def test_lists_of_any_mechanism(name, masked, poisoned_memory):
+    """Lists with empty slots, shared by all heads, by all sequences too without a mask."""
+    spec, options = STATIC[name]
+    mask = padding("left", 23, 23) if masked else None
+    sinks = torch.zeros(2, device=DEVICE, requires_grad=True) if masked else None
+    at = problem(queries=23, dim=8, mask=mask, sinks=sinks, **options)
+    mechanism = mechanisms.build(spec)
+    assert backend.LIMITS.objections(mechanism, at) == []
+    check(mechanism, at)
 
 
 @runs_kernels
@@ -412,8 +432,7 @@ OBJECTIONS = [
     ("head_dim 300", {"dim": 300, "value_dim": 8}, "topk_sparse"),
     ("value_dim 300", {"value_dim": 300}, "bottomk_sparse"),
     ("torch.float64", {"dtype": torch.float64}, "topk_sparse"),
-    ("banded_sparse does not select by score", {}, "banded_sparse"),
-    ("random_sparse does not select by score", {}, "random_sparse"),
+    ("keeps up to 1500 keys", {"batch": 1, "queries": 1, "keys": 2000}, "banded_sparse:window=1500"),
     ("k=2000", {"batch": 1, "queries": 1, "keys": 2000}, "topk_sparse:k=2000"),
 ]
 
@@ -424,7 +443,7 @@ def test_says_what_it_cannot_do(found, options, mechanism, monkeypatch):
         monkeypatch.setitem(globals(), "DEVICE", "cpu")
     at = problem(**options)
     made = mechanisms.build(mechanism)
-    reasons = [reason for reason in backend.objections(made, at) if found in reason]
+    reasons = [reason for reason in backend.LIMITS.objections(made, at) if found in reason]
     assert len(reasons) == 1
     assert "expected" in reasons[0]
     with pytest.raises(ValueError, match=found):
@@ -435,18 +454,18 @@ def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatc
     if not RUNS:
         monkeypatch.setitem(globals(), "DEVICE", "cpu")
     made, at = mechanisms.build("topk_sparse"), problem()
-    usual = backend.objections(made, at)
+    usual = backend.LIMITS.objections(made, at)
     if RUNS:
         assert usual == []
     elif INSTALLED:
         assert usual == ["tensors are on cpu; expected cuda (or TRITON_INTERPRET=1)"]
-    assert set(backend.objections(made, at, return_weights=True)) - set(usual) == {
-        "return_weights; expected the output alone"
+    assert set(backend.LIMITS.objections(made, at, return_weights=True)) - set(usual) == {
+        "weights are asked for; expected the output alone"
     }
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert any("torch.compile" in reason for reason in backend.objections(made, at))
+    assert any("torch.compile" in reason for reason in backend.LIMITS.objections(made, at))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert any("triton is not installed" in reason for reason in backend.objections(made, at))
+    assert any("triton is not installed" in reason for reason in backend.LIMITS.objections(made, at))
 
 
 @pytest.mark.skipif(INTERPRETED, reason=ONCE)
@@ -485,8 +504,6 @@ def compile_kernels(arch, cases):
     from triton.backends.compiler import GPUTarget
     from triton.runtime.jit import JITFunction
 
-    from hf_semfocus.backends.lists.triton import function
-
     class Driver:
         get_current_target = staticmethod(lambda: GPUTarget("cuda", arch, 32))
         get_current_device = staticmethod(lambda: 0)
@@ -506,10 +523,9 @@ def compile_kernels(arch, cases):
     for case in cases:
         case = {"queries": 200, **case}
         k = case.pop("k", 64)
-        for deterministic in (True, False):
-            at = problem(**case)
-            out = function.attend(at, k, 1, deterministic)
-            torch.autograd.grad(out, leaves(at), torch.ones_like(out))
+        at = problem(**case)
+        out, _ = backend.attend(mechanisms.build("topk_sparse", k=k), at)
+        torch.autograd.grad(out, leaves(at), torch.ones_like(out))
     print(json.dumps(made))
 
 
@@ -541,7 +557,7 @@ def test_kernels_compile_for_gpus(arch, cases, tmp_path):
     kernels = _compiled(arch, cases, tmp_path)
     assert {kernel["name"] for kernel in kernels} == {
         *("_mark", "_list", "_recollect", "_score", "_choose"),
-        *("_forward", "_backward_query", "_gather", "_scatter"),
+        *("_forward", "_backward_query", "_gather"),
     }
     assert max(kernel["shared"] for kernel in kernels) <= LIMITS[arch]
     instruction = "wgmma.mma_async" if arch == 90 else "mma.sync"

@@ -1,13 +1,13 @@
 """Back ends: how attention with a mechanism is computed.
 
-Each is a module with two functions: ``objections(mechanism, problem, return_weights)`` says why it cannot compute a
-problem, and ``attend(mechanism, problem, return_weights)`` computes it. ``"auto"`` takes the first without objections.
+Each has ``LIMITS``, which say what it can compute, and ``attend(mechanism, problem, return_weights)``, which computes
+it. ``"auto"`` takes the first that can.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,21 +15,32 @@ from torch import Tensor
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
 from ..messages import shown
-from . import chunked, eager, flex, lists, tracing
-from .lists import gather, native, triton
+from . import chunked, eager, flex, tracing
+from .limits import Limits
+from .lists import OverLists, gather, native, triton
 
-BACKENDS: dict[str, ModuleType] = {
-    "native": native,
-    "triton": triton,
+
+class Backend(Protocol):
+    """What a back end is: a module, or lists of keys with a set of kernels."""
+
+    LIMITS: Limits
+
+    def attend(
+        self, mechanism: Mechanism, problem: Problem, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :func:`attend`."""
+        ...
+
+
+BACKENDS: dict[str, Backend] = {
+    "native": OverLists(native),
+    "triton": OverLists(triton),
     "flex": flex,
-    "gather": gather,
+    "gather": OverLists(gather),
     "chunked": chunked,
     "eager": eager,
 }
 """By name, in the order of preference; the last one can compute everything."""
-
-KERNELS = ("native", "triton")
-"""Back ends that are the fastest whatever the size (measured down to 16 queries and keys for ``native``)."""
 
 # Up to this many scores the dense product costs less than lists, chunks and masks made in PyTorch.
 EAGER_SCORES = 1 << 21
@@ -80,7 +91,7 @@ def explain(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, backend: str = "auto"
 ) -> Explanation:
     """What ``backend`` takes for ``problem``, and the objections of every back end."""
-    objections = {name: module.objections(mechanism, problem, return_weights) for name, module in BACKENDS.items()}
+    objections = {name: each.LIMITS.objections(mechanism, problem, return_weights) for name, each in BACKENDS.items()}
     chosen, reason = backend, "asked for by name"
     if check(backend) == "auto":
         chosen, reason = _choose(mechanism, problem, return_weights)
@@ -101,11 +112,11 @@ def attend(
     """
     if check(backend) == "auto":
         backend, _ = _choose(mechanism, problem, return_weights)
-    elif found := BACKENDS[backend].objections(mechanism, problem, return_weights):
-        able = [name for name, other in BACKENDS.items() if not other.objections(mechanism, problem, return_weights)]
+    elif found := BACKENDS[backend].LIMITS.objections(mechanism, problem, return_weights):
+        others = explain(mechanism, problem, return_weights).objections
         raise ValueError(
             f"backend {backend!r} cannot compute {_describe(mechanism, problem)}: {'; '.join(found)}; expected one of "
-            f"auto, {', '.join(able)}"
+            f"{', '.join(['auto', *(name for name, found in others.items() if not found)])}"
         )
     if not torch.compiler.is_compiling():
         RAN.setdefault(mechanism.name, set()).add(backend)
@@ -117,18 +128,18 @@ def attend(
 
 
 def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:
+    if (traced := tracing.objection(problem)) is not None:
+        return "eager", f"the formula, since {traced}"
     batch, heads, queries, keys = problem.shape
-    if found := tracing.objections(problem):
-        return "eager", f"the formula, since {found[0]}"
     reason = "the first in this order that can"
     small = batch * heads * queries * keys <= EAGER_SCORES
-    for name, module in BACKENDS.items():
-        if small and name not in KERNELS:
-            break
-        if module.objections(mechanism, problem, return_weights):
+    for name, backend in BACKENDS.items():
+        over_lists = isinstance(backend, OverLists)
+        compiled = over_lists and backend.compiled
+        if (small and not compiled) or not backend.LIMITS.allow(mechanism, problem, return_weights):
             continue
-        if name == "gather" and (longest := lists.longest(mechanism, problem)) * GATHER_SHARE > keys:
-            reason = f"a product costs less than gathering up to {longest} of {keys} keys a query"
+        if over_lists and not compiled and (most := mechanism.budget(keys)) * GATHER_SHARE > keys:
+            reason = f"a product costs less than gathering up to {most} of {keys} keys a query"
             continue
         return name, reason
     return "eager", f"without kernels of our own, the cheapest up to {EAGER_SCORES} scores"

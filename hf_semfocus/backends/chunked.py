@@ -5,31 +5,38 @@ Serves every mechanism and never holds a full score matrix, forward or backward:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from . import eager, lists, tracing
+from . import eager
+from .limits import Limits
+
+LIMITS = Limits(traceable=True, recomputes=True)
+
+# Scores of one chunk: 16 MiB in float32, large enough for the matrix product, small enough to be reused.
+CHUNK_SCORES = 1 << 22
 
 
-def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-    """Why chunks cannot compute ``problem``; empty if they can."""
-    if torch.is_grad_enabled() and tracing.is_transforming():
-        return ["torch.func cannot differentiate what is computed again in the backward pass"]
-    return ["there is nothing to attend"] if 0 in problem.shape else []
-
-
-def attend(
-    mechanism: Mechanism, problem: Problem, return_weights: bool = False, chunk_scores: int = lists.CHUNK_SCORES
-) -> tuple[Tensor, Tensor | None]:
-    """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
+def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+    """See :func:`hf_semfocus.backends.attend`."""
 
     def run(chunk: Problem) -> tuple[Tensor, Tensor | None]:
         if torch.is_grad_enabled():
             return checkpoint(eager.attend, mechanism, chunk, return_weights, use_reentrant=False)
         return eager.attend(mechanism, chunk, return_weights)
 
-    outputs, weights = zip(*map(run, lists.chunks(problem, chunk_scores)), strict=True)
+    outputs, weights = zip(*map(run, chunks(problem)), strict=True)
     return torch.cat(outputs, 2), torch.cat(weights, 2) if return_weights else None
+
+
+def chunks(problem: Problem) -> Iterator[Problem]:
+    """``problem`` in runs of queries that have at most ``CHUNK_SCORES`` scores, or one query."""
+    batch, heads, queries, keys = problem.shape
+    step = max(1, CHUNK_SCORES // max(1, batch * heads * keys))
+    for start in range(0, queries, step):
+        yield problem.rows(start, min(start + step, queries))

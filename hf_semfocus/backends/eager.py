@@ -8,11 +8,9 @@ from torch import Tensor
 
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
+from .limits import Limits
 
-
-def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-    """The reference computes everything."""
-    return []
+LIMITS = Limits(traceable=True, empty=True)
 
 
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -16,33 +16,19 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from ..attention.positions import Positions
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
-from . import tracing
+from .limits import Limits
 from .memo import once_per_mask
 
-
-def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-    """Why ``flex_attention`` cannot compute ``problem``; empty if it can."""
-    found, query = [], problem.query
-    if mechanism.selects:
-        found.append(f"{mechanism.name} selects keys; a block mask is a static pattern")
-    elif not mechanism.positional:
-        found.append(f"{mechanism.name} has no static pattern")
-    if type(mechanism).normalize is not Mechanism.normalize:
-        found.append(f"{mechanism.name} makes weights of scores in its own way, not by softmax")
-    if query.device.type != "cuda":
-        found.append(f"tensors are on {query.device.type}; expected cuda")
-    if query.dtype == torch.float64:
-        found.append("tensors are torch.float64; expected float32, float16 or bfloat16")
-    if problem.dropout_p:
-        found.append(f"dropout_p={problem.dropout_p}; flex_attention has no dropout")
-    for name in ("bias", "softcap", "sinks"):
-        if getattr(problem, name) is not None:
-            found.append(f"{name} is given; expected none")
-    if return_weights:
-        found.append("weights are asked for, which flex_attention does not return")
-    if 0 in problem.shape:
-        found.append("there is nothing to attend")
-    return found + tracing.objections(problem)
+LIMITS = Limits(
+    keeps="pattern",
+    devices=("cuda",),
+    dtypes=(torch.float32, torch.float16, torch.bfloat16),
+    dropout=False,
+    bias=False,
+    softcap=False,
+    sinks=False,
+    weights=False,
+)
 
 
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:

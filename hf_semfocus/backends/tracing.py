@@ -23,30 +23,35 @@ def is_transforming() -> bool:
     return peek_interpreter_stack() is not None
 
 
-def objections(problem: Problem) -> list[str]:
-    """Why a kernel or lists of keys cannot serve ``problem`` here, while the formula can; empty if they can."""
-    if torch.compiler.is_compiling():
-        return ["torch.compile cannot trace a choice by data or compiled kernels"]
-    if torch.jit.is_tracing():
-        return ["torch.jit.trace cannot record a choice by data or compiled kernels"]
-    if is_transforming():
-        return ["torch.func (grad, vmap, jvp, ...) cannot transform a choice by data or compiled kernels"]
-    # what is traced was imported by whoever traces
-    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    if proxies is not None and proxies.get_proxy_mode() is not None:
-        return ["make_fx cannot record a choice by data or compiled kernels"]
-    given = {name: getattr(problem, name) for name in ("query", "key", "value", "bias", "sinks")}
-    given["mask"] = problem.visibility.mask
-    for name, tensor in given.items():
+def objection(problem: Problem) -> str | None:
+    """Why a kernel or lists of keys cannot serve ``problem`` here, while the formula can; None if they can."""
+    if (tracer := _tracer()) is not None:
+        return f"{tracer} a choice by data or compiled kernels"
+    for name in ("query", "key", "value", "bias", "sinks", "mask"):
+        tensor = problem.visibility.mask if name == "mask" else getattr(problem, name)
         if tensor is None:
             continue
         if type(tensor) not in PLAIN:
-            return [f"{name} is a {type(tensor).__name__}; expected a plain tensor"]
+            return f"{name} is a {type(tensor).__name__}; expected a plain tensor"
         if tensor.is_meta:
-            return [f"{name} is on meta, without data; expected data"]
+            return f"{name} is on meta, without data; expected data"
         if tensor.is_floating_point() and unpack_dual(tensor).tangent is not None:
-            return [f"{name} has a tangent; forward-mode differentiation expects the formula"]
-    return []
+            return f"{name} has a tangent; forward-mode differentiation expects the formula"
+    return None
+
+
+def _tracer() -> str | None:
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot trace"
+    if torch.jit.is_tracing():
+        return "torch.jit.trace cannot record"
+    if is_transforming():
+        return "torch.func (grad, vmap, jvp, ...) cannot transform"
+    # what is traced was imported by whoever traces
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if proxies is not None and proxies.get_proxy_mode() is not None:
+        return "make_fx cannot record"
+    return None
 
 
 def refuse_batches(grad: Tensor, backend: str) -> None:

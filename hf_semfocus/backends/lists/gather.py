@@ -8,36 +8,40 @@ times.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...attention.problem import Problem
-from ...attention.visibility import Visibility
+from ...attention.problem import adjust
 from ...mechanisms import Mechanism
-from .. import eager, lists, tracing
-from . import wide
+from .. import eager, tracing
+from ..limits import Limits
 
-
-def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-    """Why gathered keys cannot compute ``problem``; empty if they can."""
-    return lists.objections(mechanism, problem)
+LIMITS = Limits(keeps="lists")
+COMPILED = False
+UPCAST = True
+select = None
 
 
 def attend(
-    mechanism: Mechanism, problem: Problem, return_weights: bool = False, chunk_scores: int = lists.CHUNK_SCORES
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    dropout_p: float,
+    return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See :func:`hf_semfocus.backends.attend`; ``chunk_scores`` bounds the scores held at a time."""
-    problem = problem.blank_unseen()  # an absent slot takes key 0 with weight 0
-    index = lists.make(mechanism, problem, chunk_scores)
-    bias = None if problem.bias is None else lists.take(problem.bias, index.expand(*problem.shape[:2], -1, -1))
-    output, weights, index = _over(
-        mechanism, problem, index, bias, lambda weights: F.dropout(weights, problem.dropout_p)
-    )
-    full = weights.new_zeros(problem.shape).scatter_add(-1, index, weights) if return_weights else None
-    return wide.fill(mechanism, problem, output, full)
+    """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
+    drop = partial(F.dropout, p=dropout_p)
+    output, weights = _over(query, key, value, index, scale, bias, softcap, sinks, drop)
+    return output, weights if return_weights else None
 
 
 def gradients(
@@ -60,37 +64,39 @@ def gradients(
     """
     # one input may come twice, as key and value
     query, key, value, bias, sinks = own = [None if t is None else t.view_as(t) for t in inputs]
-    problem = Problem(
-        query, key, value, Visibility(None, None, False, query.shape[2], query.device), scale, sinks=sinks
-    )
     drop = (lambda weights: weights) if dropout is None else dropout.mul
-    output, _, _ = _over(Mechanism(), problem, index, bias, drop)
+    output, _ = _over(query, key, value, index, scale, bias, None, sinks, drop)
     needed = [tensor for tensor, wants in zip(own, wanted, strict=True) if wants]
     found = iter(torch.autograd.grad(output, needed, grad_output, create_graph=True))
     return [next(found) if wants else None for wants in wanted]
 
 
 def _over(
-    mechanism: Mechanism,
-    problem: Problem,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     index: Tensor,
+    scale: float,
     bias: Tensor | None,
+    softcap: float | None,
+    sinks: Tensor | None,
     drop: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output and weights over lists, and the lists in full with key 0 where a slot is empty."""
-    batch, heads, queries, keys = problem.shape
-    index = index.long().expand(batch, heads, -1, -1)
-    kept, index, slots = index >= 0, index.clamp(min=0), index.shape[-1]
-    # one table of rows for all heads: row (b, h, j) of the keys is number (b * heads + h) * keys + j
-    offset = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * keys
-    rows = (index + offset).view(-1, slots)
+) -> tuple[Tensor, Tensor]:
+    """Output and weights over lists; half precision is computed in float32."""
+    (batch, heads, queries, _), keys, slots = query.shape, key.shape[2], index.shape[-1]
+    dtype = torch.promote_types(query.dtype, torch.float32)
 
-    query = problem.query.to(problem.compute_dtype) * problem.scale
-    scores = dot(query.flatten(0, 2), problem.repeat_heads(problem.key).flatten(0, 2), rows)
-    scores = problem.adjust(scores.view(batch, heads, queries, slots), bias)
-    weights = eager.weigh(mechanism, scores, kept, problem.sinks)
-    output = mix(drop(weights).view(-1, slots), problem.repeat_heads(problem.value).flatten(0, 2), rows)
-    return output.view(batch, heads, queries, -1), weights, index
+    def table(tensor: Tensor) -> Tensor:
+        # one table of rows for all heads, with a row of zeros at the end of each for empty slots
+        padded = F.pad(tensor.to(dtype), (0, 0, 0, 1)).unsqueeze(2)
+        return padded.expand(-1, -1, heads // tensor.shape[1], -1, -1).flatten(0, 3)
+
+    offset = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * (keys + 1)
+    rows = (torch.where(index < 0, keys, index) + offset).view(-1, slots)
+    scores = dot(query.to(dtype).flatten(0, 2) * scale, table(key), rows).view(batch, heads, queries, slots)
+    weights = eager.weigh(Mechanism(), adjust(scores, softcap, bias), index >= 0, sinks)
+    output = mix(drop(weights).view(-1, slots), table(value), rows)
+    return output.view(batch, heads, queries, -1), weights
 
 
 def _dot(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

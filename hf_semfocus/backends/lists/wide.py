@@ -6,6 +6,7 @@ They are few, so they are computed by the formula, and their rows put among the 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,51 +14,57 @@ from torch import Tensor
 from ...attention.problem import Problem
 from ...attention.visibility import Visibility
 from ...mechanisms import Mechanism
-from .. import chunked, lists
+from .. import chunked
 
 
-def fill(
-    mechanism: Mechanism, problem: Problem, output: Tensor, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
-    # most patterns have none, which costs no look at the mask
-    if mechanism.sees_all(lists.first(problem)) is None:
-        return output, weights
-    wide = mechanism.sees_all(problem.positions())
+class Rows(NamedTuple):
+    """The queries of every sequence that see all keys; where one has fewer than another, some that do not.
+
+    Attributes:
+        number: which they are, int64 ``[batch, 1 or heads, rows, 1]``.
+        wanted: which of them see all keys, bool of the same shape.
+    """
+
+    number: Tensor
+    wanted: Tensor
+
+
+def rows(sees_all: Tensor, problem: Problem) -> Rows | None:
+    """Number the queries that ``sees_all`` marks, bool ``[..., queries, 1]``; None if it marks none."""
     batch, _, queries, _ = problem.shape
-    wide = wide.expand(batch, -1, queries, 1)
-    if not (most := int(wide.sum(2).max())):
-        return output, weights
-    # as many rows of every sequence; those beyond its own are left as they are
-    rows = wide.int().topk(most, 2).indices.sort(2).values
-    wanted = wide.gather(2, rows)
+    sees_all = sees_all.expand(batch, -1, queries, 1)
+    if not (most := int(sees_all.sum(2).max())):
+        return None
+    number = sees_all.int().topk(most, 2).indices.sort(2).values
+    return Rows(number, sees_all.gather(2, number))
+
+
+def fill(problem: Problem, rows: Rows, output: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
+    number, bias, device = rows.number, problem.bias, output.device
     full = replace(
         problem,
-        query=_take(problem.query, rows),
-        visibility=Visibility(_take(problem.allowed, rows), None, False, most, wide.device),
-        bias=None if problem.bias is None else _take(_of_four(problem.bias), rows),
+        query=_take(problem.query, number),
+        visibility=Visibility(_take(problem.allowed, number), None, False, number.shape[2], device),
+        bias=None if bias is None else _take(bias.view((1,) * (4 - bias.dim()) + bias.shape), number),
     )
     found = chunked.attend(Mechanism(), full, weights is not None)
     filled = [
-        None if whole is None else _put(whole, rows, wanted, part.to(whole.dtype))
+        None if whole is None else _put(whole, rows, part.to(whole.dtype))
         for whole, part in zip((output, weights), found, strict=True)
     ]
     return filled[0], filled[1]
 
 
-def _of_four(tensor: Tensor) -> Tensor:
-    return tensor.view((1,) * (4 - tensor.dim()) + tensor.shape)
-
-
-def _take(tensor: Tensor, rows: Tensor) -> Tensor:
+def _take(tensor: Tensor, number: Tensor) -> Tensor:
     """Rows of every sequence, of a tensor that may be the same for all rows, sequences and heads."""
     if tensor.shape[2] == 1:
         return tensor
-    heads = max(tensor.shape[1], rows.shape[1])
-    tensor = tensor.expand(rows.shape[0], heads, -1, -1)
-    return tensor.gather(2, rows.expand(-1, heads, -1, tensor.shape[3]))
+    heads = max(tensor.shape[1], number.shape[1])
+    tensor = tensor.expand(number.shape[0], heads, -1, -1)
+    return tensor.gather(2, number.expand(-1, heads, -1, tensor.shape[3]))
 
 
-def _put(whole: Tensor, rows: Tensor, wanted: Tensor, part: Tensor) -> Tensor:
-    where = rows.expand(-1, whole.shape[1], -1, whole.shape[3])
-    return whole.scatter(2, where, torch.where(wanted, part, whole.gather(2, where)))
+def _put(whole: Tensor, rows: Rows, part: Tensor) -> Tensor:
+    where = rows.number.expand(-1, whole.shape[1], -1, whole.shape[3])
+    return whole.scatter(2, where, torch.where(rows.wanted, part, whole.gather(2, where)))

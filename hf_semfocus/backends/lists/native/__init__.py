@@ -6,64 +6,50 @@ every query, the scores that can still be among the k best. Forward and backward
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....attention.problem import Problem
-from ....mechanisms import Mechanism
-from ... import lists, tracing
-from .. import gather, wide
+from ... import tracing
+from ...limits import Limits
+from .. import gather
 from . import build, kernels
+from .kernels import select
+
+__all__ = ["COMPILED", "LIMITS", "UPCAST", "attend", "select"]
 
 
-def objections(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-    """Why these kernels cannot compute ``problem``; empty if they can."""
-    found = lists.objections(mechanism, problem)
-    query = problem.query
-    if query.device.type != "cpu":
-        found.append(f"tensors are on {query.device.type}; expected cpu")
-    if problem.compute_dtype != torch.float32:
-        found.append(f"tensors are {query.dtype}; expected float32, float16 or bfloat16")
-    if problem.softcap is not None:
-        found.append(f"softcap={problem.softcap}; expected none")
-    if return_weights:
-        found.append("weights of all keys are asked for, which the lists do not hold")
-    if not found and isinstance(missing := build.load(), str):
-        found.append(missing)
-    return found
+LIMITS = Limits(
+    keeps="lists",
+    devices=("cpu",),
+    dtypes=(torch.float32, torch.float16, torch.bfloat16),
+    softcap=False,
+    weights=False,
+    load=lambda: build.load(),
+)
+COMPILED = True
+UPCAST = True
 
 
-def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:
-    """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False."""
-    query, key, value = (kernels.dense_rows(t.float()) for t in (problem.query, problem.key, problem.value))
-    index = _lists(mechanism, problem, query, key)
-    batch, heads = query.shape[:2]
-    bias = problem.bias
-    if bias is not None:
-        bias = lists.take(bias.float(), index.expand(batch, heads, -1, -1)).contiguous()
-    sinks = None if problem.sinks is None else problem.sinks.float().contiguous()
-    slots = (*query.shape[:3], index.shape[-1])
-    dropout = F.dropout(query.new_ones(slots), problem.dropout_p) if problem.dropout_p else None
-    output = _Attend.apply(query, key, value, bias, sinks, index, dropout, problem.scale)
-    return wide.fill(mechanism, problem, output)
-
-
-def _lists(mechanism: Mechanism, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
-    if mechanism.by_score is None or mechanism.positional:
-        return lists.make(mechanism, problem)
-    return kernels.select(
-        query.detach(),
-        key.detach(),
-        min(mechanism.k, key.shape[2]),
-        problem.scale,
-        mechanism.by_score,
-        problem.visibility.mask,
-        None if problem.bias is None else problem.bias.detach().float(),
-        problem.visibility.limit,
-    )
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    softcap: None,
+    sinks: Tensor | None,
+    dropout_p: float,
+    return_weights: Literal[False],
+) -> tuple[Tensor, None]:
+    """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
+    dropout = None
+    if dropout_p:
+        dropout = F.dropout(query.new_ones(*query.shape[:3], index.shape[-1]), dropout_p)
+    return _Attend.apply(query, key, value, bias, sinks, index, dropout, scale), None
 
 
 class _Attend(torch.autograd.Function):

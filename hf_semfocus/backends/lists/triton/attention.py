@@ -98,14 +98,13 @@ def backward(
     scale: float,
     dropout_p: float,
     seed: int,
-    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients with respect to query, key, value and sinks; see :func:`forward`.
 
+    What the queries give a key is summed in a fixed order, after sorting the entries by key.
+
     Args:
         grad: gradient of the output, last dimension contiguous.
-        deterministic: sum what the queries give a key in a fixed order, after sorting the entries by key, instead of
-            by atomic additions.
     """
     batch, heads, queries, k = index.shape
     kv_heads, keys = key.shape[1:3]
@@ -144,14 +143,6 @@ def backward(
 
     saved = (query, grad, weight, grad_weight, delta)
     strides = (*query.stride()[:3], *grad.stride()[:3])
-    if not deterministic:
-        grad_key = key.new_zeros(key.shape, dtype=torch.float32)
-        grad_value = value.new_zeros(value.shape, dtype=torch.float32)
-        _scatter[(triton.cdiv(lse.numel(), rows),)](
-            *saved, index, grad_key, grad_value, *settings, keys, *strides, **constants, R=rows, E=entries, num_warps=4
-        )
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), grad_sinks
-
     # number of the key every entry points to, counted through batch and heads; last what points to none
     total = batch * kv_heads * keys
     column = index.view(batch * kv_heads, heads // kv_heads * queries * k)
@@ -305,37 +296,3 @@ def _gather(
     dim = tl.arange(0, VDIM)
     where = key[:, None].to(tl.int64) * V + dim[None, :]
     tl.store(grad_value + where, sum_value.to(grad_value.dtype.element_ty), mask=real[:, None] & (dim < V)[None, :])
-
-
-@triton.jit(do_not_specialize=["seed"])
-def _scatter(
-    query, grad, weights, grad_weights, deltas, index, grad_key, grad_value,
-    scale, dropout_p, seed, rows, heads, groups, queries, keys,
-    q_b, q_h, q_n, g_b, g_h, g_n,
-    K: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, V: tl.constexpr, VDIM: tl.constexpr,
-    DROPOUT: tl.constexpr, R: tl.constexpr, E: tl.constexpr,
-):  # fmt: skip
-    """Add what ``R`` rows give to the float32 gradients of keys and values, atomically."""
-    row = tl.program_id(0) * R + tl.arange(0, R)
-    real = row < rows
-    batch, head, kv_head, number = place(row, heads, groups, queries)
-    q = vectors(query + batch * q_b + head * q_h + number * q_n, real, D, DIM)
-    g = vectors(grad + batch * g_b + head * g_h + number * g_n, real, V, VDIM)
-    delta = tl.load(deltas + row, mask=real, other=0.0)
-    kv_heads = heads // groups
-    dim = tl.arange(0, DIM)[None, None, :]
-    value_dim = tl.arange(0, VDIM)[None, None, :]
-    for first in range(0, K, E):
-        slot = first + tl.arange(0, E)
-        inside = real[:, None] & (slot < K)[None, :]
-        entry = row[:, None].to(tl.int64) * K + slot[None, :]
-        column = tl.load(index + entry, mask=inside, other=-1).to(tl.int64)
-        kept = (column >= 0)[:, :, None]
-        target = ((batch * kv_heads + kv_head) * keys)[:, None] + column
-        weight = tl.load(weights + entry, mask=inside, other=0.0)
-        grad_score = weight * (tl.load(grad_weights + entry, mask=inside, other=0.0) - delta[:, None]) * scale
-        where = grad_key + target[:, :, None] * D + dim
-        tl.atomic_add(where, grad_score[:, :, None] * q[:, None, :], mask=kept & (dim < D), sem="relaxed")
-        weight = _drop(weight, entry, dropout_p, seed, DROPOUT)
-        where = grad_value + target[:, :, None] * V + value_dim
-        tl.atomic_add(where, weight[:, :, None] * g[:, None, :], mask=kept & (value_dim < V), sem="relaxed")

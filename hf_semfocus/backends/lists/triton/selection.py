@@ -31,7 +31,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....attention.problem import Problem
 from .common import gathered_tile, padded, place, rows_of, vectors
 
 # Bits, candidates and their scores of all rows that are worked on at a time: 256 MiB.
@@ -76,17 +75,30 @@ def tile_for(k: int, queries: int, head_dim: int, element_size: int) -> Tile:
     return Tile(rows, columns, min(dims, padded(head_dim)), 4 if rows == 16 else 8, 2)
 
 
-def highest_index(problem: Problem, k: int, sign: int) -> Tensor:
-    """Columns of the ``k`` allowed keys with the highest ``sign * score`` of every query, in no particular order.
+def select(
+    query: Tensor,
+    key: Tensor,
+    k: int,
+    scale: float,
+    sign: int,
+    mask: Tensor | None,
+    limit: Tensor | None,
+) -> Tensor:
+    """Columns of the ``k`` keys with the highest ``sign * score`` of every query, in no particular order.
 
-    The last dimension of query and key must be contiguous.
+    Args:
+        query: ``[batch, heads, queries, head_dim]``, last dimension contiguous.
+        key: ``[batch, kv_heads, keys, head_dim]``, last dimension contiguous.
+        k: from 1 to the number of keys.
+        scale: factor of the scores.
+        sign: 1 or -1.
+        mask: bool, broadcastable to the scores, True where a query may see a key; None for everywhere.
+        limit: int64 ``[queries]``, the last column each query may see; None for no limit.
 
     Returns:
         int32 ``[batch, heads, queries, k]``; -1 at the end where a query has fewer allowed keys.
     """
-    batch, heads, queries, keys = problem.shape
-    query, key = problem.query, problem.key
-    head_dim = query.shape[-1]
+    (batch, heads, queries, head_dim), keys = query.shape, key.shape[2]
     tile = tile_for(k, queries, head_dim, query.element_size())
     capacity, blocks = padded(2 * k), triton.cdiv(keys, 32 * tile.columns)
     words_per_row = blocks * tile.columns + 2 * capacity
@@ -97,11 +109,10 @@ def highest_index(problem: Problem, k: int, sign: int) -> Tensor:
     counts = index.new_empty(step * queries)
     scores = query.new_empty(columns.shape, dtype=torch.float32)
 
-    mask, own = problem.visibility.mask, problem.visibility.limit
     kind = 0 if mask is None else 2 if mask.shape[-2] > 1 else 1
     mask = index.new_ones(1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)
     mask = mask.expand(batch, heads, queries, keys)
-    sizes = {"SIGN": sign * ((problem.scale > 0) - (problem.scale < 0)), "D": head_dim, "DIM": padded(head_dim)}
+    sizes = {"SIGN": sign * ((scale > 0) - (scale < 0)), "D": head_dim, "DIM": padded(head_dim)}
     passes = {
         **sizes,
         "MASK": kind,
@@ -120,7 +131,7 @@ def highest_index(problem: Problem, k: int, sign: int) -> Tensor:
         rows = count * queries
         tensors = (query, key, *query.stride()[:3], *key.stride()[:3])
         where = (start, heads, heads // key.shape[1], queries, keys)
-        seen = (mask, own, *mask.stride())
+        seen = (mask, limit, *mask.stride())
         _mark[(count * triton.cdiv(queries, tile.rows),)](*tensors, *where, *seen, words, blocks, **passes)
         _list[(triton.cdiv(rows, rows_of(tile.columns)),)](
             words,

@@ -1,0 +1,128 @@
+"""What a back end can compute, declared: one list of checks decides, and gives the reasons where somebody asks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..attention.problem import Problem
+from ..mechanisms import Mechanism
+from . import tracing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The limits of a back end; what is not stated is not limited.
+
+    Attributes:
+        keeps: which kept keys it can follow: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
+            of positions. The latter two make weights by softmax alone.
+        devices: types of devices; None for all.
+        elsewhere: what would let it run on other devices.
+        dtypes: types of the queries; None for all.
+        one_dtype: whether keys and values must have the type of the queries.
+        max_keys: the most keys a query may keep; None for any number.
+        max_dim: the largest ``head_dim`` and ``value_dim``; None for any.
+        bias: whether it adds a bias to the scores.
+        softcap: whether it caps the scores.
+        sinks: whether it takes sink logits.
+        dropout: whether it drops weights.
+        weights: whether it returns the weights.
+        empty: whether it computes problems without queries, keys or sequences.
+        traceable: whether tracers and transforms can follow it, see :mod:`.tracing`.
+        recomputes: whether its backward pass computes the forward pass again.
+        package: an optional package it needs, and the extra of this one that installs it.
+        load: loads what it needs, or returns why that cannot be; asked when nothing else is in the way.
+    """
+
+    keeps: Literal["any", "lists", "pattern"] = "any"
+    devices: tuple[str, ...] | None = None
+    elsewhere: str = ""
+    dtypes: tuple[torch.dtype, ...] | None = None
+    one_dtype: bool = False
+    max_keys: int | None = None
+    max_dim: int | None = None
+    bias: bool = True
+    softcap: bool = True
+    sinks: bool = True
+    dropout: bool = True
+    weights: bool = True
+    empty: bool = False
+    traceable: bool = False
+    recomputes: bool = False
+    package: tuple[str, str] | None = None
+    load: Callable[[], object] | None = None
+
+    def allow(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> bool:
+        """Whether the back end can compute ``problem`` where nobody traces; formats nothing."""
+        return next(self._exceeded(mechanism, problem, return_weights), None) is None
+
+    def objections(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
+        """Why the back end cannot compute ``problem``, what was found and what was expected; empty if it can."""
+        traced = None if self.traceable else tracing.objection(problem)
+        found = [reason() for reason in self._exceeded(mechanism, problem, return_weights)]
+        return found if traced is None else [traced, *found]
+
+    def _exceeded(self, mechanism: Mechanism, problem: Problem, return_weights: bool) -> Iterator[Callable[[], str]]:
+        """For every limit that ``problem`` exceeds, what says so."""
+        found = False
+        for reason in self._checks(mechanism, problem, return_weights):
+            found = True
+            yield reason
+        if not found and self.load is not None and isinstance(missing := self.load(), str):
+            yield lambda: missing
+
+    def _checks(self, mechanism: Mechanism, problem: Problem, return_weights: bool) -> Iterator[Callable[[], str]]:
+        query, key, value = problem.query, problem.key, problem.value
+        if 0 in problem.shape:
+            if not self.empty:
+                yield lambda: "there is nothing to attend"
+        elif self.keeps == "pattern" and mechanism.selects:
+            yield lambda: f"{mechanism.name} selects keys; expected a static pattern"
+        elif self.keeps == "pattern" and not mechanism.positional:
+            yield lambda: f"{mechanism.name} has no static pattern"
+        elif self.keeps == "lists" or self.max_keys is not None:
+            keys = mechanism.budget(key.shape[2])
+            if keys is None:
+                yield lambda: f"{mechanism.spec} lets a query keep any number of keys"
+            elif self.max_keys is not None and keys > self.max_keys:
+                yield lambda: f"{mechanism.spec} keeps up to {keys} keys; expected at most {self.max_keys}"
+        if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
+            yield lambda: f"{mechanism.name} makes weights of scores in its own way; expected softmax"
+        if self.devices is not None and query.device.type not in self.devices:
+            expected = _either(self.devices) + self.elsewhere
+            yield lambda: f"tensors are on {query.device.type}; expected {expected}"
+        if self.package is not None and importlib.util.find_spec(self.package[0]) is None:
+            yield lambda: f"{self.package[0]} is not installed; expected the extra hf_semfocus[{self.package[1]}]"
+        if self.dtypes is not None and query.dtype not in self.dtypes:
+            yield lambda: f"tensors are {query.dtype}; expected {_either(map(_name, self.dtypes))}"
+        if self.one_dtype and not query.dtype == key.dtype == value.dtype:
+            yield lambda: f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}; expected one type"
+        if self.max_dim is not None and query.shape[-1] > self.max_dim:
+            yield lambda: f"head_dim {query.shape[-1]}; expected at most {self.max_dim}"
+        if self.max_dim is not None and value.shape[-1] > self.max_dim:
+            yield lambda: f"value_dim {value.shape[-1]}; expected at most {self.max_dim}"
+        if problem.dropout_p and not self.dropout:
+            yield lambda: f"dropout_p={problem.dropout_p}; expected none"
+        if problem.softcap is not None and not self.softcap:
+            yield lambda: f"softcap={problem.softcap}; expected none"
+        for name in ("bias", "sinks"):
+            if getattr(problem, name) is not None and not getattr(self, name):
+                yield lambda name=name: f"{name} is given; expected none"
+        if return_weights and not self.weights:
+            yield lambda: "weights are asked for; expected the output alone"
+        if self.recomputes and torch.is_grad_enabled() and tracing.is_transforming():
+            yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _either(options: Iterator[str] | Sequence[str]) -> str:
+    *others, last = options
+    return f"{', '.join(others)} or {last}" if others else last

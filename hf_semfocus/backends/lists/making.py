@@ -1,0 +1,97 @@
+"""Lists of keys: the columns every query keeps, from which sparse back ends work in O(n k).
+
+A list is an integer tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer than
+``slots`` keys; batch and heads are 1 where all share it. Static patterns make their lists from the positions within
+their reach, without looking at the others; queries that see all keys have empty lists, see :mod:`.wide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...attention.problem import Problem
+from ...attention.selection import highest_index
+from ...mechanisms import Mechanism
+from ..chunked import chunks
+from ..memo import once_per_mask
+from . import wide
+
+
+class Lists(NamedTuple):
+    """What every query keeps.
+
+    Attributes:
+        index: the lists, int32.
+        dense: the rows that keep every key, whose lists are empty; None if there are none.
+    """
+
+    index: Tensor
+    dense: wide.Rows | None = None
+
+
+def make(mechanism: Mechanism, problem: Problem, select: Callable[..., Tensor] | None = None) -> Lists:
+    """The lists of ``mechanism``, by ``select`` (see :class:`.Kernels`) where it chooses keys by score alone."""
+    with torch.no_grad():
+        if not mechanism.selects:
+            return _static(mechanism, problem)
+        if select is None or mechanism.by_score is None or mechanism.positional:
+            return Lists(torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2))
+        visible, k = problem.visibility, min(mechanism.k, problem.shape[3])
+        query, key, bias = problem.query, problem.key, problem.bias
+        return Lists(select(query, key, k, problem.scale, mechanism.by_score, visible.mask, bias, visible.limit))
+
+
+def take(bias: Tensor, index: Tensor) -> Tensor:
+    """``bias`` at the lists ``[batch, heads, queries, slots]``, 0 where absent; never expands the bias."""
+    bias = bias.view((1,) * (4 - bias.dim()) + bias.shape)
+    where = [
+        torch.arange(size, device=bias.device).view([-1 if d == axis else 1 for d in range(4)])
+        * (bias.shape[axis] > 1)
+        for axis, size in enumerate(index.shape[:3])
+    ]
+    column = index.clamp(min=0).long() if bias.shape[-1] > 1 else torch.zeros_like(index, dtype=torch.long)
+    return bias[(*where, column)].masked_fill(index < 0, 0.0)
+
+
+def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
+    """The ``k`` keys of highest priority of a chunk's queries."""
+    scores, allowed = chunk.scores(), chunk.allowed
+    at = chunk.positions() if mechanism.positional else None
+    if (pattern := mechanism.kept_by_position(at)) is not None:
+        allowed = allowed & pattern
+    index, kept = highest_index(mechanism.ranked(scores, at), allowed, mechanism.k)
+    return index.masked_fill(~kept, -1).int()
+
+
+@once_per_mask(remembered=8)
+def _static(mechanism: Mechanism, problem: Problem) -> Lists:
+    """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
+    at = problem.positions()
+    near = mechanism.reach(at).sort(-1).values
+    if not near.shape[-1]:  # no query sees a key
+        near = near.new_full((*near.shape[:-1], 1), -1)
+    keep = (near >= 0) & (near < at.length) & mechanism.kept_by_position(at._replace(key=near))
+    keep[..., 1:] &= near[..., 1:] != near[..., :-1]
+    if (sees_all := mechanism.sees_all(at)) is not None:
+        keep &= ~sees_all
+    columns = near if problem.visibility.mask is None else _columns(at.key, near)
+    absent = problem.shape[3]
+    slots = max(1, int(keep.sum(-1).max()))
+    columns = columns.masked_fill(~keep, absent).sort(-1).values[..., :slots]
+    columns = columns.masked_fill(columns == absent, -1).int()
+    index = columns.expand(*columns.shape[:2], problem.shape[2], slots).contiguous()
+    return Lists(index, None if sees_all is None else wide.rows(sees_all, problem))
+
+
+def _columns(ranks: Tensor, near: Tensor) -> Tensor:
+    """The column of each position in ``near``: the first whose rank, among the keys its query may see, reaches it."""
+    shape = (*torch.broadcast_shapes(ranks.shape[:2], near.shape[:2]), max(ranks.shape[2], near.shape[2]))
+    near = near.expand(*shape, -1)
+    if ranks.shape[2] > 1:
+        return torch.searchsorted(ranks.expand(*shape, -1).contiguous(), near.to(ranks.dtype).contiguous())
+    rows = near.flatten(2).to(ranks.dtype)
+    return torch.searchsorted(ranks.squeeze(2).expand(*shape[:2], -1).contiguous(), rows).view(near.shape)
