@@ -16,7 +16,7 @@ from ..attention.problem import Problem
 from ..mechanisms import Mechanism
 from ..messages import shown
 from . import chunked, eager, flex, tracing
-from .limits import Limits
+from .limits import Limits, budget
 from .lists import OverLists, gather, native, triton
 
 
@@ -138,7 +138,7 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
         compiled = over_lists and backend.compiled
         if (small and not compiled) or not backend.LIMITS.allow(mechanism, problem, return_weights):
             continue
-        if over_lists and not compiled and (most := mechanism.budget(keys)) * GATHER_SHARE > keys:
+        if over_lists and not compiled and (most := budget(mechanism, keys)) * GATHER_SHARE > keys:
             reason = f"a product costs less than gathering up to {most} of {keys} keys a query"
             continue
         return name, reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -86,7 +87,7 @@ class Limits:
         elif self.keeps == "pattern" and not mechanism.positional:
             yield lambda: f"{mechanism.name} has no static pattern"
         elif self.keeps == "lists" or self.max_keys is not None:
-            keys = mechanism.budget(key.shape[2])
+            keys = budget(mechanism, key.shape[2])
             if keys is None:
                 yield lambda: f"{mechanism.spec} lets a query keep any number of keys"
             elif self.max_keys is not None and keys > self.max_keys:
@@ -117,6 +118,12 @@ class Limits:
             yield lambda: "weights are asked for; expected the output alone"
         if self.recomputes and torch.is_grad_enabled() and tracing.is_transforming():
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
+
+
+@lru_cache(maxsize=1024)
+def budget(mechanism: Mechanism, length: int) -> int | None:
+    """``mechanism.budget(length)``, which every call asks for."""
+    return mechanism.budget(length)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -5,12 +5,16 @@ the borders, not cut, so that every row keeps exactly ``window`` keys.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from .declare import choice, count
 from .global_tokens import GlobalTokens, run
 from .registry import register
+
+Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 
 
 @register("banded_sparse")
@@ -39,8 +43,8 @@ class Banded(GlobalTokens):
     def local_budget(self, length: int) -> int:
         return min(self.window, length)
 
-    def _first(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
+    def _first(self, query: Numbers, length: Numbers | int, causal: bool) -> Numbers:
         if causal:
             return query - (self.window - 1)
         first = query - (self.window - 1) // 2
-        return first.minimum(length - self.window).clamp(min=0) if self.edge == "shifted" else first
+        return first.clip(max=length - self.window).clip(min=0) if self.edge == "shifted" else first

@@ -5,6 +5,7 @@ Source: "Generating Long Sequences with Sparse Transformers" (arXiv 1904.10509),
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,12 +34,12 @@ class Strided(Banded):
         return torch.cat([super().near(query, length, causal), far], -1)
 
     def local_budget(self, length: int) -> int:
-        query = torch.arange(length)
+        query = np.arange(length)  # not a tensor, which a default device or a tracer could get hold of
         most = 0
         for causal in (False, True):
-            first = self._first(query, torch.tensor(length), causal)
-            last = (first + self.window - 1).clamp(max=length - 1)
-            first = first.clamp(min=0)
+            first = self._first(query, length, causal)
+            last = (first + self.window - 1).clip(max=length - 1)
+            first = first.clip(min=0)
             before = query // self.stride - (query - first) // self.stride
             after = 0 if causal else (length - 1 - query) // self.stride - (last - query) // self.stride
             most = max(most, int((last - first + 1 + before + after).max())) if length else 0
