@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 
 from .. import backends
 from ..attention.problem import Problem
+from ..attention.visibility import Visibility
 from ..mechanisms import Mechanism
 from . import observe
 from .parameters import settings_of
@@ -52,39 +53,69 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         sliding_window: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        for name, meaning in REFUSED.items():
-            if kwargs.get(name) is not None and not isinstance(kwargs[name], Cache):
-                raise UnsupportedModelError(
-                    f"{type(module).__name__} passes {name!r} ({meaning}), which {spec!r} would ignore; use the "
-                    "model's own attention, e.g. attn_implementation='eager'"
-                )
+        refuse_cut_keys(module, spec, kwargs)
         mechanism, backend = resolve(spec, settings_of(module))
-        visibility, bias, across = read(attention_mask, module, is_causal, query, key)
+        watched = observe.watched(module)
+        visibility, bias, across = read(attention_mask, module, is_causal, query, key, mechanism.positional or watched)
         if mechanism.positional:
             mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
         mechanism = bound(mechanism, module)
-        if position_bias is not None:
-            position_bias = position_bias[..., : key.shape[2]]
-            bias = position_bias if bias is None else bias + position_bias
-        problem = Problem(
-            query=query,
-            key=key,
-            value=value,
-            visibility=visibility,
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            bias=bias,
-            softcap=softcap,
-            sinks=s_aux,
-            dropout_p=dropout if module.training else 0.0,
-            layer=getattr(module, "layer_idx", None) or 0,
+        problem = assemble(
+            module, query, key, value, visibility, bias, scaling, dropout, softcap, position_bias, s_aux
         )
         wanted = _wants_weights(kwargs)
-        observe.saw(module, mechanism, problem, wanted, backend)
+        if watched:
+            observe.saw(observe.Call(module, mechanism, problem, wanted, backend))
         output, weights = backends.attend(mechanism, problem, wanted, backend)
         return output.transpose(1, 2).contiguous(), weights
 
     forward._semfocus = spec
     return forward
+
+
+def refuse_cut_keys(module: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
+    """Refuse a call with arguments that choose keys, or say where they are, in ways of the model's own.
+
+    Raises:
+        UnsupportedModelError: names the argument.
+    """
+    for argument, meaning in REFUSED.items():
+        if kwargs.get(argument) is not None and not isinstance(kwargs[argument], Cache):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} passes {argument!r} ({meaning}), which {name!r} would ignore; use the "
+                "model's own attention, e.g. attn_implementation='eager'"
+            )
+
+
+def assemble(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    bias: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    s_aux: Tensor | None = None,
+) -> Problem:
+    """The problem of a call, from Transformers' arguments and what its mask says."""
+    if position_bias is not None:
+        position_bias = position_bias[..., : key.shape[2]]
+        bias = position_bias if bias is None else bias + position_bias
+    return Problem(
+        query=query,
+        key=key,
+        value=value,
+        visibility=visibility,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        bias=bias,
+        softcap=softcap,
+        sinks=s_aux,
+        dropout_p=dropout if module.training else 0.0,
+        layer=getattr(module, "layer_idx", None) or 0,
+    )
 
 
 def register(spec: str) -> None:

@@ -17,7 +17,8 @@ class ModelExplanation:
     """Which back end computes every attention layer of a model; ``print`` shows layers that agree together.
 
     Attributes:
-        layers: by path, the mechanism, the back end and what each of the others objects to.
+        layers: by path, the mechanism, the back end and what each of the others objects to; of a layer that is called
+            several times, also what another call differs in.
     """
 
     layers: dict[str, backends.Explanation]
@@ -55,9 +56,20 @@ def explain(
         return functional.explain(*([] if model is None else [model]), *tensors, **inputs)
     if tensors:
         raise ValueError(f"explain(model) takes inputs by name, got {len(tensors)} without; expected input_ids=...")
-    with observe.watch(_explained) as seen, torch.no_grad():
+    seen: dict[nn.Module, list[backends.Explanation]] = {}
+
+    def note(call: observe.Call) -> None:
+        explanation = backends.explain(call.mechanism, call.problem, call.weights, call.backend)
+        if explanation not in seen.setdefault(call.module, []):
+            seen[call.module].append(explanation)
+
+    with observe.watch(model, note), torch.no_grad():
         model(**(inputs or model.dummy_inputs))
-    layers = {path: seen[module] for path, module in model.named_modules() if module in seen}
+    layers = {
+        f"{path} (other call {number})" if number else path: explanation
+        for path, module in model.named_modules()
+        for number, explanation in enumerate(seen.get(module, ()))
+    }
     if not layers:
         name = model.config._attn_implementation
         raise ValueError(
@@ -65,7 +77,3 @@ def explain(
             f"is {name!r}, expected one of hf_semfocus's names"
         )
     return ModelExplanation(layers)
-
-
-def _explained(call: observe.Call) -> backends.Explanation:
-    return backends.explain(call.mechanism, call.problem, call.weights, call.backend)

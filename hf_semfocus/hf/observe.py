@@ -1,11 +1,10 @@
-"""Who came through: lets ``verify`` and ``explain`` watch the attention function without wrapping anything."""
+"""Watch the calls of attention functions; nothing is done while nobody watches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import nn
 
@@ -16,39 +15,50 @@ from ..mechanisms import Mechanism
 
 @dataclass(frozen=True)
 class Call:
-    """What one attention module asked for."""
+    """One call of an attention function, before anything is computed.
 
+    Attributes:
+        module: the attention layer.
+        mechanism: what it attends with; full attention has the name ``full``.
+        problem: queries, keys, values, who may see whom, and what else bears on the scores.
+        weights: whether the weights of all keys are asked for.
+        backend: the back end that is asked for, or ``auto``; the name of a dense attention of Transformers.
+    """
+
+    module: nn.Module
     mechanism: Mechanism
     problem: Problem
     weights: bool
     backend: str
 
 
-T = TypeVar("T")
-_WATCHERS: dict[int, tuple[dict, Callable]] = {}
-
-
-def saw(module: nn.Module, mechanism: Mechanism, problem: Problem, weights: bool, backend: str) -> None:
-    """Tell whoever watches that ``module`` computes its attention with ``mechanism``."""
-    if _WATCHERS:
-        for seen, note in list(_WATCHERS.values()):
-            seen[module] = note(Call(mechanism, problem, weights, backend))
-
-
-def mechanism_of(call: Call) -> Mechanism:
-    """What :func:`watch` notes of a call unless told otherwise."""
-    return call.mechanism
+_WATCHERS: dict[object, tuple[frozenset[nn.Module], Callable[[Call], None]]] = {}
 
 
 @contextmanager
-def watch(note: Callable[[Call], T] = mechanism_of) -> Iterator[dict[nn.Module, T]]:
-    """Collect the modules that come through while the context is open, with what ``note`` says of them."""
-    seen: dict[nn.Module, T] = {}
-    _WATCHERS[id(seen)] = seen, note
+def watch(model: nn.Module, tell: Callable[[Call], None]) -> Iterator[None]:
+    """Call ``tell`` with every call of our attention functions by a layer of ``model`` while the context is open.
+
+    Calls from any thread count. :func:`hf_semfocus.hf.dense.watch` is told of Transformers' own attention, too.
+    """
+    token = object()
+    _WATCHERS[token] = frozenset(model.modules()), tell
     try:
-        yield seen
+        yield
     finally:
-        del _WATCHERS[id(seen)]
+        del _WATCHERS[token]
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether anybody is to be told of the calls of ``module``."""
+    return bool(_WATCHERS) and any(module in modules for modules, _ in list(_WATCHERS.values()))
+
+
+def saw(call: Call) -> None:
+    """Tell whoever watches its module of a call."""
+    for modules, tell in list(_WATCHERS.values()):
+        if call.module in modules:
+            tell(call)
 
 
 def ran() -> dict[str, list[str]]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..mechanisms import Mechanism
@@ -90,9 +92,9 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
         **inputs: what to call it with, e.g. ``input_ids=...``; its ``dummy_inputs`` by default.
 
     Returns:
-        The mechanism of every attention layer: ``{"h.0.attn": "topk_sparse:k=8", ...}``. Static patterns report
-        ``full`` for cross-attention, where positions have no meaning, and so do layers that are left alone, such as a
-        head that pools with one query.
+        The mechanism of every attention layer: ``{"h.0.attn": "topk_sparse:k=8", ...}``, or several where calls of a
+        layer differ. Static patterns report ``full`` for cross-attention, where positions have no meaning, and so do
+        layers that are left alone, such as a head that pools with one query.
 
     Raises:
         UnsupportedModelError: some layers did not come through; names them.
@@ -102,7 +104,8 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
     used = {name} | {m.config._attn_implementation for m in model.modules() if isinstance(m, PreTrainedModel)}
     if not any(map(is_ours, used)):
         raise ValueError(f"the model's attn_implementation is {name!r}; expected one of hf_semfocus's names")
-    with observe.watch() as seen, torch.no_grad():
+    seen: dict[nn.Module, list[str]] = defaultdict(list)
+    with observe.watch(model, lambda call: seen[call.module].append(call.mechanism.spec)), torch.no_grad():
         model(**(inputs or model.dummy_inputs))
     layers = {path: module for path, module in model.named_modules() if module in seen} | dict(attention_layers(model))
     alone = {path for path, module in layers.items() if module not in seen and _left_alone(model, path)}
@@ -112,7 +115,10 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
             f"{type(model).__name__}: {len(missed)} of {len(layers)} attention layers did not compute their "
             f"attention through {name!r}: {', '.join(missed) or 'the model has none'}"
         )
-    return {path: Mechanism.name if path in alone else seen[module].spec for path, module in layers.items()}
+    return {
+        path: Mechanism.name if path in alone else ", ".join(dict.fromkeys(seen[module]))
+        for path, module in layers.items()
+    }
 
 
 def _left_alone(model: PreTrainedModel, path: str) -> bool:

@@ -78,7 +78,12 @@ def mask_function(**kwargs: Any) -> Tensor | None:
 
 
 def read(
-    attention_mask: Tensor | None, module: nn.Module, is_causal: bool | None, query: Tensor, key: Tensor
+    attention_mask: Tensor | None,
+    module: nn.Module,
+    is_causal: bool | None,
+    query: Tensor,
+    key: Tensor,
+    positional: bool = True,
 ) -> tuple[Visibility, Tensor | None, bool]:
     """What an attention module's mask says; without one its own flag decides, and with one the mask alone.
 
@@ -88,6 +93,8 @@ def read(
         is_causal: the module's flag, where it passes it on.
         query: ``[batch, heads, queries, head_dim]``.
         key: ``[batch, kv_heads, keys, head_dim]``.
+        positional: whether anybody asks where queries stand; otherwise a mask of somebody else's, which says who sees
+            whom, is not searched for that.
 
     Returns:
         ``(visibility, bias, across)``: who sees whom; what the mask adds to the scores; and whether the queries look
@@ -99,7 +106,10 @@ def read(
     if mask is None:
         causal, offset = flagged, keys - queries
     else:
-        causal, offset = _made(attention_mask) or _found(mask, flagged, queries, keys)
+        made = _made(attention_mask)
+        if made is None and positional:
+            made = _found(mask, flagged, queries, keys)
+        causal, offset = made or (False, None)
     if bias is not None and not torch.compiler.is_compiling() and not bias.any():
         bias = None
     across = not causal and (queries > keys or (not flagged and is_cross_attention(module)))
