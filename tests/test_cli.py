@@ -17,11 +17,12 @@ from recipe import ROOT, bare, load, pretrain
 from hf_semfocus import machine
 from hf_semfocus.backends import BACKENDS
 from hf_semfocus.cli import command, env
+from hf_semfocus.console import one_line_errors, option, parse, watched
+from hf_semfocus.console.signals import LAUNCHED
+from hf_semfocus.console.translated import REMARKS, TRANSLATED
 from hf_semfocus.mechanisms import names
 from hf_semfocus.messages import nearest
-from hf_semfocus.training import TrainingOptions, display, one_line_errors, option, parse
-from hf_semfocus.training.signals import LAUNCHED
-from hf_semfocus.training.translated import REMARKS, TRANSLATED
+from hf_semfocus.training import TrainingOptions, display
 
 OPTIONS = {
     "pretrain": load("pretrain").OPTIONS,
@@ -283,7 +284,7 @@ def test_a_bar_and_no_lines_on_a_terminal(monkeypatch):
     shown.loss(0.5)
     shown.evaluated({"train_loss": 1, "eval_loss": None, "eval_accuracy": 1, "epoch": 1, "steps_per_second": 2})
     shown.close()
-    assert list(display.watched(["a"], "swap")) == ["a"]
+    assert list(watched(["a"], "swap")) == ["a"]
     assert "run 2 of 3, sdpa/3:  12%" in err.getvalue()
     assert "held-out loss=nan" in err.getvalue()
     assert "swap: 100%" in err.getvalue()
@@ -292,8 +293,8 @@ def test_a_bar_and_no_lines_on_a_terminal(monkeypatch):
 
 def test_only_one_process_shows_anything(capsys):
     display.RunDisplay("run 1 of 1, sdpa/3", 8, 4, 0, after=0, show=False).loss(1.0)
-    assert list(display.watched(["a"], "swap", show=False)) == ["a"]
-    assert list(display.watched(["a", "b"], "swap of x")) == ["a", "b"]
+    assert list(watched(["a"], "swap", show=False)) == ["a"]
+    assert list(watched(["a", "b"], "swap of x")) == ["a", "b"]
     assert capsys.readouterr().out == "swap of x, 1 of 2, a\nswap of x, 2 of 2, b\n"
 
 

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from test_training import BATCH, ROWS, fresh_model, interrupted, options, rows, start, timeless
 from transformers import AutoModelForSequenceClassification, get_scheduler
 
+from hf_semfocus.console import parse
 from hf_semfocus.data.batches import epoch_order
-from hf_semfocus.training import FocusSchedule, TrainingOptions, parse
+from hf_semfocus.memory import peak_megabytes, reset_peak
+from hf_semfocus.training import FocusSchedule, TrainingOptions
 from hf_semfocus.training import steps as steps_module
 from hf_semfocus.training.checkpoint import Checkpoints
-from hf_semfocus.training.memory import peak_megabytes, reset_peak
 from hf_semfocus.training.schedules import learning_rate
 
 LENGTH = 5  # steps of an epoch

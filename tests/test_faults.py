@@ -39,10 +39,10 @@ from recipe import ROOT, command, load, timeless
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from hf_semfocus.console import one_line_errors
 from hf_semfocus.data import train_tokenizer
 from hf_semfocus.files import locked
 from hf_semfocus.models import Sizes, build_model
-from hf_semfocus.training import one_line_errors
 from hf_semfocus.training.output import LOCK
 
 TERMINATED = 128 + signal.SIGTERM

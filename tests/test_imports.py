@@ -15,7 +15,9 @@ LAYERS = {
     "files": set(),
     "kinds": set(),
     "machine": set(),
+    "memory": set(),
     "tables": set(),
+    "console": {"files", "messages"},
     "figures": set(),
     "attention": set(),
     "mechanisms": {"attention", "messages"},
@@ -30,16 +32,16 @@ LAYERS = {
     "metrics": set(),
     "analysis": {"data", "figures", "files", "hf", "mechanisms", "messages", "tables"},
     "reports": {"analysis", "figures", "tables"},
-    "training": {"data", "files", "hf", "machine", "metrics", "messages"},
-    "grid": {"files", "messages", "training"},
-    "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "models", "reports", "tables", "training"},
+    "training": {"console", "data", "files", "hf", "machine", "memory", "messages", "metrics"},
+    "grid": {"console", "files", "messages", "training"},
+    "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "memory", "models", "tables"},
     "experiments": {
-        *("adapters", "backends", "data", "files", "grid", "hf", "hub", "hub_client", "kinds", "machine"),
-        *("mechanisms", "metrics", "models", "reports", "training"),
+        *("adapters", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),
+        *("machine", "mechanisms", "metrics", "models", "reports", "training"),
     },
     "cli": {
-        *("__version__", "attention", "backends", "benchmark", "data", "experiments", "files", "functional", "grid"),
-        *("hf", "kinds", "machine", "mechanisms", "messages", "models", "training"),
+        *("__version__", "attention", "backends", "benchmark", "console", "data", "experiments", "files"),
+        *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "training"),
     },
 }
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_semfocus  # noqa: F401
 from hf_semfocus import files as files_module
+from hf_semfocus.console import parse
 from hf_semfocus.data import SequenceRows
 from hf_semfocus.data.batches import epoch_order, iterate, steps_per_epoch
 from hf_semfocus.models import Sizes, build_model
@@ -25,7 +26,6 @@ from hf_semfocus.training import (
     OutputFolder,
     TrainingOptions,
     classification,
-    parse,
     train,
 )
 from hf_semfocus.training import checkpoint as checkpoint_module

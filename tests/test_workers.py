@@ -14,11 +14,12 @@ from contextlib import suppress
 import pytest
 from recipe import ROOT, bare, pretrain, timeless
 
+from hf_semfocus.console import parse
 from hf_semfocus.experiments import compare, synthetic, workers
 from hf_semfocus.experiments.workers import SMALL, number_of_workers
 from hf_semfocus.grid import program
 from hf_semfocus.machine import cores
-from hf_semfocus.training import ComparisonOptions, OutputFolder, TrainingOptions, parse, start
+from hf_semfocus.training import ComparisonOptions, OutputFolder, TrainingOptions, start
 
 TINY = "--train_size 43 --eval_size 31 --batch_size 5 --target_accuracy 2 --hidden_size 8 --intermediate_size 8 "
 TINY += "--num_layers 1 --attention sdpa topk_sparse:k=3 --seeds 3 4 --dropout 0.1"

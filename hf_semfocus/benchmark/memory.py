@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from ..mechanisms import get
-from ..training.memory import peak_megabytes, reset_peak
+from ..memory import peak_megabytes, reset_peak
 from .cases import Case
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}

@@ -24,10 +24,10 @@ import torch
 
 from ..backends import BACKENDS
 from ..benchmark import IncorrectError, Plan, Suite, draw, markdown, remarks, run, suite, summary, tables
+from ..console import check_at_least, check_unset, imports, option, parse
+from ..console.display import watched
+from ..console.errors import program
 from ..files import UNFINISHED, write_json, write_text
-from ..training import check_at_least, check_unset, imports, option, parse
-from ..training.display import watched
-from ..training.errors import program
 
 
 @dataclass

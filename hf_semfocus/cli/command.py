@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..training import one_line_errors
+from ..console import one_line_errors
 
 COMMANDS = {
     "pretrain": "train models from scratch, the same but for their attention",

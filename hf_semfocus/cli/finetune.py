@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 from .. import kinds
+from ..console import check_at_least, check_unset, option, parse
 from ..experiments import (
     Examples,
     Experiment,
@@ -38,7 +39,7 @@ from ..experiments import (
 )
 from ..experiments.labelled import ATTENTIONS, DEFAULTS, ROWS
 from ..experiments.swap import DENSE
-from ..training import ComparisonOptions, TrainingOptions, check_at_least, check_unset, option, parse, start
+from ..training import ComparisonOptions, TrainingOptions, start
 
 TASKS = [kinds.get(name).task for name in (*ROWS, "causal_lm")]
 

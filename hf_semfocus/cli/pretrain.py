@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from transformers import AttentionInterface
 
+from ..console import check_at_least, check_unset, option, parse
 from ..experiments import HubOptions, Text, compare, language, synthetic
 from ..experiments.language import DEFAULTS
 from ..hf.settings import is_ours, resolve
@@ -27,10 +28,6 @@ from ..training import (
     ComparisonOptions,
     FocusSchedule,
     TrainingOptions,
-    check_at_least,
-    check_unset,
-    option,
-    parse,
     start,
     stated,
 )

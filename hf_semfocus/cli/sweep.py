@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..console import check_at_least, option, parse
 from ..grid import Failure, Point, Results, program, read_grid, run
-from ..training import check_at_least, option, parse
 
 COMMANDS = ("pretrain",)
 """Commands whose trainings can be points."""

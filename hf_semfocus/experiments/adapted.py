@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ..adapters import add_lora, kept, set_attention
-from ..training import option
+from ..console import option
 from .base import Experiment
 
 if TYPE_CHECKING:

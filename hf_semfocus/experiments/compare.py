@@ -17,7 +17,15 @@ from ..data.batches import steps_per_epoch
 from ..files import check_space, locked
 from ..hf.settings import is_ours
 from ..reports import report
-from ..training import ComparisonOptions, FocusSchedule, OutputFolder, Rows, Run, TrainingOptions, train
+from ..training import (
+    ComparisonOptions,
+    FocusSchedule,
+    OutputFolder,
+    Rows,
+    Run,
+    TrainingOptions,
+    train,
+)
 from ..training.output import LOCK
 from ..training.run import ended
 from ..training.schedules import check_course

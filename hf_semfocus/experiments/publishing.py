@@ -13,10 +13,11 @@ from typing import Any
 from huggingface_hub.utils import validate_repo_id
 
 from .. import hub as hub_package
+from ..console import option
+from ..console.errors import program
 from ..hf.settings import is_ours
 from ..hub_client import find_token
-from ..training import FocusSchedule, OutputFolder, option
-from ..training.errors import program
+from ..training import FocusSchedule, OutputFolder
 from .base import Experiment
 
 METRICS = {

@@ -13,13 +13,20 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from ..console import check_at_least, option
+from ..console.display import watched
 from ..hf import configure
 from ..hf.settings import is_ours
 from ..mechanisms import Mechanism, build, parameters, parse
 from ..mechanisms import get as mechanism_of
 from ..reports import plots, report
-from ..training import ComparisonOptions, MetricsLog, OutputFolder, TrainingOptions, check_at_least, evaluate, option
-from ..training.display import watched
+from ..training import (
+    ComparisonOptions,
+    MetricsLog,
+    OutputFolder,
+    TrainingOptions,
+    evaluate,
+)
 from ..training.log import read
 from ..training.setup import where
 from .base import Experiment

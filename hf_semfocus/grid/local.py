@@ -20,9 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..training.display import on_terminal
+from ..console.display import on_terminal
+from ..console.signals import NAMES, exit_status, stop_noted
 from ..training.log import read
-from ..training.signals import NAMES, exit_status, stop_noted
 
 ROOT = Path(__file__).parents[2]
 START = f"""

@@ -6,8 +6,8 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from ..memory import peak_megabytes
 from .evaluation import evaluate
-from .memory import peak_megabytes
 from .options import TrainingOptions
 from .saving import save_model
 from .state import RunState

@@ -6,12 +6,12 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from ..console.signals import NAMES, exit_status
 from ..data.batches import Batch
 from ..files import write_json
 from .progress import is_over
 from .saving import save_batch, save_model
 from .setup import back_ends
-from .signals import NAMES, exit_status
 from .state import RunState
 from .steps import Step
 

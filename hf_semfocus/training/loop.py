@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..console.signals import first, stop_noted
 from ..data.batches import Rows, steps_per_epoch
 from .assess import assess
 from .ending import exit_if, finish, record_divergence
 from .objectives import Objective, classification
 from .options import TrainingOptions
 from .run import Run, ended
-from .signals import first, stop_noted
 from .state import RunState
 from .steps import sums, take_step
 

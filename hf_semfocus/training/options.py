@@ -8,30 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..messages import check_integer
-
-
-def option(default: Any, text: str, *aliases: str) -> Any:
-    """Declare a dataclass field with its help text; a list becomes an option that takes several values.
-
-    Args:
-        default: of the field.
-        text: what is printed of it with ``--help``.
-        *aliases: what else it is called on the command line.
-    """
-    metadata = {"help": text.replace("%", "%%"), "aliases": list(aliases)}  # argparse formats help texts with %
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def imports() -> Any:
-    """Declare the field for modules that :func:`parse` imports before it looks at anything else."""
-    return option([], "modules, such as my_module, that register mechanisms or tasks of your own", "--import")
+from ..console import check_at_least, imports, option
 
 
 @dataclass
@@ -145,30 +125,3 @@ class ComparisonOptions:
 
 NEEDED = ("epochs", "batch_size", "eval_batch_size", "optimizer", "learning_rate", "lr_decay", "lr_scheduler")
 NEEDED += ("warmup_steps", "max_grad_norm", "epochs_after_target", "best_by")
-
-
-def check_unset(options: Any, names: Sequence[str], why: str) -> None:
-    """Refuse options that would have no effect.
-
-    Args:
-        options: dataclass of options.
-        names: those that have none.
-        why: what keeps them from it, in words.
-
-    Raises:
-        ValueError: names the first that differs from its default.
-    """
-    for f in dataclasses.fields(options):
-        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        if f.name in names and (value := getattr(options, f.name)) != default:
-            raise ValueError(f"{f.name}={value!r} has no effect {why}")
-
-
-def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Refuse a number below ``least``; None is none.
-
-    Raises:
-        ValueError: names the option, its value and the limit.
-    """
-    if value is not None:
-        check_integer(name, value, least)

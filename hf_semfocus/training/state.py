@@ -11,10 +11,10 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batches import Batch, Rows, epoch_order, iterate, steps_per_epoch
+from ..memory import reset_peak
 from .checkpoint import Checkpoints
 from .display import RunDisplay
 from .log import MetricsLog
-from .memory import reset_peak
 from .objectives import Objective
 from .options import TrainingOptions
 from .progress import Progress, is_over, total_steps

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..console.signals import first
 from ..data.batches import Batch
 from .objectives import Objective
 from .options import TrainingOptions
 from .progress import Progress
 from .sharding import whole
-from .signals import first
 
 if TYPE_CHECKING:
     from .state import RunState
