@@ -2,10 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_semfocus
 from hf_semfocus import backends, explain, functional, mechanisms, sparse_attention
@@ -151,6 +153,25 @@ def test_layers_with_one_mask_share_one_list():
     assert not (changed == 20)[0].any()
 
 
+def test_layers_share_lists_unless_the_pattern_may_look_at_the_layer():
+    from dataclasses import dataclass, replace
+
+    @dataclass(frozen=True, kw_only=True)
+    class Shifting(mechanisms.get("banded_sparse")):
+        """A band that every layer shifts by one."""
+
+        def pattern(self, at):
+            return super().pattern(at._replace(query=at.query - at.layer))
+
+        def reach(self, at):
+            return super().reach(at._replace(query=at.query - at.layer))
+
+    mechanism, made = problem("banded_sparse:window=4", padding())
+    assert lists(mechanism, replace(made, layer=3)) is lists(mechanism, made)
+    shifting = Shifting(window=4)
+    assert not torch.equal(lists(shifting, replace(made, layer=3)), lists(shifting, made))
+
+
 WRITES = {
     "in place": lambda mask: mask[0, 0, 0, 20].fill_(False),
     "by data": lambda mask: mask.data[0, 0, 0, 20].fill_(False),
@@ -226,6 +247,63 @@ def test_inference_mode_makes_lists_too():
         mechanism, made = problem(STATIC[0], padding())
         index = lists(mechanism, made)
     assert not (index[0] < 9).logical_and(index[0] >= 0).any()
+
+
+def test_what_inference_mode_has_remembered_serves_training():
+    mechanism, made = problem("banded_sparse:window=13")
+    with torch.inference_mode():
+        lists(mechanism, made)
+    q, k, v = (t.requires_grad_() for t in (made.query, made.key, made.value))
+    for backend in ("native", "gather"):
+        sparse_attention(q, k, v, mechanism.spec, enable_gqa=True, backend=backend).sum().backward()
+    assert q.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["native", "gather"])
+@pytest.mark.parametrize("spec", STATIC)
+def test_static_patterns_that_are_remembered_look_at_no_number(spec, backend):
+    """On a GPU the host would wait for each of them."""
+
+    class Looks(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
+    sparse_attention(q, k, v, spec, backend=backend)
+    seen = []
+    with Looks():
+        sparse_attention(q, k, v, spec, backend=backend).sum().backward()
+    looks = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default)
+    assert seen
+    assert not [function for function in seen if function in looks]
+
+
+def test_a_set_of_kernels_is_two_functions_and_its_limits(monkeypatch):
+    """One in plain tensors: padding, dense rows and the bias at the lists are the pipeline's concern."""
+
+    def attend(query, key, value, index, scale, bias, softcap, sinks, dropout_p, return_weights):
+        rows = torch.where(index < 0, 0, index).long().expand(*query.shape[:3], -1)
+        batch, head = torch.arange(query.shape[0]).view(-1, 1, 1, 1), torch.arange(query.shape[1]).view(1, -1, 1, 1)
+        scores = (query.unsqueeze(3) * key[batch, head, rows]).sum(-1) * scale + (0 if bias is None else bias)
+        weights = scores.masked_fill(index < 0, -1e30).softmax(-1).masked_fill(index < 0, 0)
+        return (weights.unsqueeze(-1) * value[batch, head, rows]).sum(3), weights if return_weights else None
+
+    kernels = ModuleType("plain")
+    kernels.LIMITS = backends.Limits(keeps="lists", devices=("cpu",), softcap=False, sinks=False, dropout=False)
+    kernels.COMPILED, kernels.UPCAST, kernels.select, kernels.attend = False, True, None, attend
+    monkeypatch.setitem(BACKENDS, "plain", backends.OverLists(kernels))
+    q, k, v = torch.randn(3, 2, 2, 75, 8)
+    bias = torch.randn(75, 75).masked_fill(~padding(), -torch.inf)
+    for spec in (*STATIC, "topk_sparse:k=4", "random_sparse:k=4"):
+        for causal in (False, True):
+            ours, true = (
+                sparse_attention(q, k, v, spec, attn_mask=bias, is_causal=causal, backend=name, return_weights=True)
+                for name in ("plain", "eager")
+            )
+            torch.testing.assert_close(ours, true, rtol=0, atol=2e-6)
+    with pytest.raises(ValueError, match=r"backend 'plain' cannot compute .*dropout_p=0.5; expected none"):
+        sparse_attention(q, k, v, "topk_sparse:k=4", dropout_p=0.5, backend="plain")
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -46,11 +46,18 @@ def highest_index(priority: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Te
     if k >= keys:
         index = torch.arange(keys, device=priority.device).expand(priority.shape)
         return index, priority != -torch.inf
+    if priority.device.type != "cpu":  # where looking for ties would make the host wait
+        index = _later_first(priority, k)
+        return index, priority.gather(-1, index) != -torch.inf
     # one value more than wanted shows where the boundary falls into a tie
     values, index = priority.topk(k + 1, dim=-1)
     tied = (values[..., k - 1] == values[..., k]) & (values[..., k] != -torch.inf)
     index = index[..., :k].clone()
     if tied.any():
-        rows = priority[tied].flip(-1)
-        index[tied] = keys - 1 - rows.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+        index[tied] = _later_first(priority[tied], k)
     return index, values[..., :k] != -torch.inf
+
+
+def _later_first(priority: Tensor, k: int) -> Tensor:
+    """Indices of the ``k`` highest of every row, of equal ones the later, by sorting the whole row."""
+    return priority.shape[-1] - 1 - priority.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -20,11 +20,14 @@ Make = Callable[[Mechanism, Problem], Made]
 
 
 class _Entry(NamedTuple):
-    """What was made for a mask, and what the mask held then, as not every write to a tensor leaves a trace."""
+    """What was made for a mask, and what the mask held then, as not every write to a tensor leaves a trace.
+
+    Comparing on a GPU would make the host wait in every call, so there the number of writes that do must be enough.
+    """
 
     made: Any
     mask: weakref.ref | None = None
-    held: Tensor | None = None
+    held: Tensor | int | None = None
 
 
 def once_per_mask(remembered: int) -> Callable[[Make], Make]:
@@ -45,8 +48,9 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
             with lock:
                 found = entries.get(key)
             if found is None or not _holds(found, mask, seen):
-                held = () if seen is None else (weakref.ref(mask), _copy(seen))
-                found = _Entry(make(mechanism, problem), *held)
+                held = () if seen is None else (weakref.ref(mask), _copy(seen) if seen.is_cpu else seen._version)
+                with torch.inference_mode(False):  # a training step may come across it, too
+                    found = _Entry(make(mechanism, problem), *held)
             with lock:
                 entries.pop(key, None)
                 for old, entry in list(entries.items()):
@@ -63,7 +67,8 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
 def _key(mechanism: Mechanism, problem: Problem, mask: Tensor | None) -> tuple[Any, ...]:
     seen, first, causal = problem.visibility.mask, problem.visibility.first, problem.visibility.causal
     view = None if mask is None else (id(mask), seen.storage_offset(), seen.shape, seen.stride())
-    return mechanism, *problem.shape, first, causal, problem.layer, problem.query.device, view
+    layer = problem.layer if mechanism.by_layer else None
+    return mechanism, *problem.shape, first, causal, layer, problem.query.device, view
 
 
 def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:
@@ -72,6 +77,8 @@ def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:
         return True
     if entry.mask() is not mask:
         return False
+    if not seen.is_cpu:
+        return entry.held == seen._version
     held, now = entry.held, _distinct(seen)
     return torch.equal(*((held.view(torch.int64), now.view(torch.int64)) if _in_words(now) else (held, now)))
 

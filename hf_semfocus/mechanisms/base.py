@@ -68,6 +68,11 @@ class Mechanism:
         return cls.create_state is not Mechanism.create_state
 
     @property
+    def by_layer(self) -> bool:
+        """Whether kept keys may depend on the layer, so that layers cannot share lists of them."""
+        return True
+
+    @property
     def spec(self) -> str:
         """The mechanism with all its parameters as one string, e.g. ``topk_sparse:k=8``."""
         stated = ",".join(f"{name}={getattr(self, name)}" for name in parameters(type(self)))

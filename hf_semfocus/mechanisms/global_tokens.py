@@ -29,6 +29,12 @@ class GlobalTokens(Mechanism):
     num_global_tokens: int = count(0, "positions that see all and that all see", minimum=0)
     global_position: str = choice("first", ("first", "last"), "the end of the sequence they stand at")
 
+    @property
+    def by_layer(self) -> bool:
+        # those of this class show no layer to the patterns below it
+        slots = ("pattern", "reach", "sees_all")
+        return any(getattr(type(self), slot) is not getattr(GlobalTokens, slot) for slot in slots)
+
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         """The pattern over the other tokens, from positions among them and their number."""
         raise NotImplementedError
