@@ -4,7 +4,8 @@
     metric.add_batch(predictions=[0, 1], references=[0, 0])
     metric.compute()  # {"accuracy": 0.5}
 
-All of them are exact over batches of different sizes: they see every prediction, or sums and counts.
+All of them are exact over batches of different sizes: they see every prediction, or sums and counts. A metric is one
+class: ``columns`` says what it takes, ``shown`` what it returns and how that is shown in tables, plots and on the Hub.
 """
 
 import math
@@ -13,11 +14,20 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
+from .quantities import Quantity, quantities, register
+
+__all__ = ["OF_CLASSES", "OF_TOKENS", "Accuracy", "MacroF1", "Matthews", "Perplexity", "quantities"]
+
 
 class _Metric(evaluate.Metric):
-    """What the metrics share; a subclass says which columns it takes."""
+    """What the metrics share; a subclass says which columns it takes, and how what it returns is shown."""
 
     columns: dict[str, str]
+    shown: tuple[Quantity, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register(*cls.shown)
 
     def _info(self) -> evaluate.MetricInfo:
         columns = ", ".join(f"{name} ({dtype})" for name, dtype in self.columns.items())
@@ -66,6 +76,8 @@ class MacroF1(_ClassMetric):
         ValueError: there are no examples.
     """
 
+    shown = (Quantity(field="eval_macro_f1", header="macro F1", label="held-out macro F1", hub="f1"),)
+
     def _value(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         table = _confusion(predictions, references)
         return {"macro_f1": float(np.mean(2 * np.diag(table) / (table.sum(axis=0) + table.sum(axis=1))))}
@@ -80,6 +92,15 @@ class Matthews(_ClassMetric):
     Raises:
         ValueError: there are no examples.
     """
+
+    shown = (
+        Quantity(
+            field="eval_matthews_correlation",
+            header="Matthews",
+            label="held-out Matthews correlation",
+            hub="matthews_correlation",
+        ),
+    )
 
     def _value(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         table = _confusion(predictions, references).astype(np.float64)
@@ -100,12 +121,28 @@ class Perplexity(_Metric):
     """
 
     columns = {"nll": "float64", "tokens": "int64"}  # noqa: RUF012
+    shown = (
+        Quantity(
+            field="eval_perplexity",
+            header="held-out ppl",
+            label="held-out perplexity",
+            digits=2,
+            higher_is_better=False,
+            hub="perplexity",
+        ),
+    )
 
     def _value(self, nll: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
         if tokens.min() < 0 or tokens.sum() == 0:
             raise ValueError(f"Perplexity: tokens={tokens.tolist()}; expected counts with a positive sum")
         mean = math.fsum(nll) / int(tokens.sum())
         return {"perplexity": math.inf if mean > 709 else math.exp(mean), "nll": mean}
+
+
+OF_CLASSES = (Accuracy, MacroF1, Matthews)
+"""What classifiers are measured by."""
+OF_TOKENS = (Perplexity,)
+"""What language models are measured by."""
 
 
 def _confusion(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:

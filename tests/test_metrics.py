@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_semfocus.metrics import Accuracy, MacroF1, Matthews, Perplexity
+from hf_semfocus import quantities as quantities_module
+from hf_semfocus.metrics import Accuracy, MacroF1, Matthews, Perplexity, _ClassMetric
+from hf_semfocus.quantities import Quantity, quantities
+from hf_semfocus.reports import report
 
 
 def f1(predictions, references):
@@ -91,3 +94,34 @@ def test_nothing_to_measure_is_an_error():
         Accuracy(keep_in_memory=True).compute(predictions=[], references=[])
     with pytest.raises(ValueError, match=r"tokens=\[0\]; expected counts with a positive sum"):
         Perplexity(keep_in_memory=True).compute(nll=[0.0], tokens=[0])
+
+
+def test_a_new_metric_is_one_class_that_tables_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantities_module, "_of_metrics", dict(quantities_module._of_metrics))
+
+    class ErrorRate(_ClassMetric):
+        shown = (
+            Quantity(
+                field="eval_error",
+                header="errors",
+                label="held-out errors",
+                digits=1,
+                higher_is_better=False,
+                hub="wer",
+            ),
+        )
+
+        def _value(self, predictions, references):
+            return {"error": float(np.mean(predictions != references))}
+
+    assert ErrorRate(keep_in_memory=True).compute(predictions=[1, 0], references=[1, 1]) == {"error": 0.5}
+    assert quantities()["eval_error"].hub == "wer"
+    run = {"attention": "sdpa", "seed": 1, "eval_accuracy": 0.5, "eval_error": 0.5, "steps_per_second": 2.0}
+    header, _, line = report.table([run]).splitlines()
+    assert [cell.strip() for cell in header.split("|")[2:-1]] == ["held-out acc.", "errors", "steps/s"]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["0.5000", "0.5", "2.0"]
+
+
+def test_every_published_quantity_says_which_way_it_is_better():
+    assert all(quantity.higher_is_better is not None for quantity in quantities().values() if quantity.hub)
+    assert {quantity.hub for quantity in quantities().values()} >= {"accuracy", "f1", "perplexity", "loss"}

@@ -16,7 +16,7 @@ from .. import kinds
 from ..data import LabelledRows, TaggedRows, load_labelled, load_tokenizer
 from ..data.tokenized import TokenizedRows
 from ..kinds import Kind
-from ..metrics import Accuracy, MacroF1, Matthews
+from ..metrics import OF_CLASSES
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, positions_of
 from .base import Experiment, title
@@ -127,7 +127,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
         dataset=examples.dataset,
         build=build,
         rows=lambda seed: tuple(rows.values()),
-        metrics=(Accuracy, MacroF1, Matthews),
+        metrics=OF_CLASSES,
         defaults=DEFAULTS,
         attentions=ATTENTIONS,
         tokenizer=tokenizer,

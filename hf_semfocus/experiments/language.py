@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import kinds
 from ..data import CausalRows, MaskedRows, load_text, load_tokenizer, pack, train_tokenizer
 from ..data.tokenizer import from_json
-from ..metrics import Perplexity
+from ..metrics import OF_TOKENS
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, first_position
 from ..training import Rows
@@ -145,7 +145,7 @@ def language(
         dataset=text.dataset,
         build=lambda attention: build_model(kind, model, attention, shape),
         rows=rows,
-        metrics=(Perplexity,),
+        metrics=OF_TOKENS,
         defaults=DEFAULTS,
         attentions=("sdpa", "topk_sparse:k=8", "banded_sparse:window=8"),
         tokenizer=tokenizer,

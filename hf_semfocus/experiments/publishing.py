@@ -17,17 +17,9 @@ from ..console import option
 from ..console.errors import program
 from ..hf.settings import is_ours
 from ..hub_client import find_token
+from ..metrics import quantities
 from ..training import FocusSchedule, OutputFolder
 from .base import Experiment
-
-METRICS = {
-    "eval_loss": "loss",
-    "eval_accuracy": "accuracy",
-    "eval_perplexity": "perplexity",
-    "eval_macro_f1": "f1",
-    "eval_matthews_correlation": "matthews_correlation",
-}
-"""Field of a result, and the Hub's name of the metric."""
 
 
 @dataclass
@@ -108,7 +100,7 @@ def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, r
             f"{result['run']} ended with {result['last_attention']!r}, before the schedule's last attention"
         )
     named = [{**r, "attention": r["last_attention"]} for r in results]
-    metrics = {field: name for field, name in METRICS.items() if field in result}
+    metrics = {field: quantity.hub for field, quantity in quantities().items() if quantity.hub and field in result}
     limits = None
     if wanted != FocusSchedule.parse(wanted).names[-1]:
         limits = f"- Trained with the schedule `{wanted}`; the attention above is its last."

@@ -19,6 +19,7 @@ from ..hf import configure
 from ..hf.settings import is_ours
 from ..mechanisms import Mechanism, build, parameters, parse
 from ..mechanisms import get as mechanism_of
+from ..metrics import quantities
 from ..reports import plots, report
 from ..training import (
     ComparisonOptions,
@@ -218,7 +219,9 @@ def _publish(
         points = [{**point, "tuned": scores.get((point["attention"], point["seed"]))} for point in points]
     text = f"{what}, evaluated on the held-out data under each attention:\n\n{report.table(points)}"
     if results:
-        text += f'\n\n"fine-tuned with it" is the {plots.LABELS[metric]} of the model trained with that attention.'
+        text += (
+            f'\n\n"fine-tuned with it" is the {quantities()[metric].label} of the model trained with that attention.'
+        )
     if not accelerator.is_main_process:
         return text
     keys = {name: keys_of(name, length) for name in wanted.values()}

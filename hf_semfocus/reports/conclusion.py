@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from ..metrics import quantities
+
 Result = dict[str, Any]
 Groups = dict[str, list[Result]]
 SIZE = re.compile(r"\b(k|window|block_size)=(\d+)")
@@ -81,7 +83,8 @@ def _race(groups: Groups, goal: str, unit: str) -> tuple[str, list[str]]:
 
 def _ranking(groups: Groups, by: str) -> str:
     """Who ended with the best held-out score."""
-    field, sign, word = {"accuracy": ("eval_accuracy", -1, "highest"), "loss": ("eval_loss", 1, "lowest")}[by]
+    field = f"eval_{by}"
+    sign, word = (-1, "highest") if quantities()[field].higher_is_better else (1, "lowest")
     scores = {name: [run[field] for run in runs if run.get(field) is not None] for name, runs in groups.items()}
     middle = {name: median(values) for name, values in scores.items() if values}
     without = [f"`{name}`" for name in groups if name not in middle]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..figures import COLOURS, STYLES, band, new_figure
+from ..metrics import quantities
 
 DRAWN = ("epoch", "eval")
 """Kinds of records that hold an evaluation."""
@@ -19,12 +20,8 @@ LABELS = {
     "epoch": "epochs",
     "step": "steps",
     "seconds": "seconds of training",
-    "eval_accuracy": "held-out accuracy",
-    "eval_loss": "held-out loss (nats)",
-    "train_loss": "training loss of the epoch so far (nats)",
-    "eval_perplexity": "held-out perplexity",
-    "keys": "keys a query keeps",
 }
+"""Of the x axes."""
 
 
 def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -49,11 +46,11 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
             f"no records of the kinds {', '.join(DRAWN)}; expected those of a training with an evaluation"
         )
     language = any("eval_perplexity" in record for record in drawn)
-    quantities = ("eval_loss", "train_loss") if language else ("eval_accuracy", "eval_loss")
+    fields = ("eval_loss", "train_loss") if language else ("eval_accuracy", "eval_loss")
     figure = new_figure(figsize=(10, 7))
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, x in enumerate(("step" if language else "epoch", "seconds")):
-        for row, y in enumerate(quantities):
+        for row, y in enumerate(fields):
             axis = axes[row, column]
             for index, attention in enumerate(dict.fromkeys(record["attention"] for record in drawn)):
                 style = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
@@ -64,7 +61,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
             if row == 1:
                 axis.set_xlabel(LABELS[x])
             if column == 0:
-                axis.set_ylabel(LABELS[y])
+                axis.set_ylabel(quantities()[y].label)
     axes[0, 0].legend()
     seeds = len({record["seed"] for record in drawn})
     figure.suptitle(f"{title} (median and quartiles of {seeds} seeds)" if seeds > 1 else title)
@@ -120,8 +117,8 @@ def swap(
         axis.minorticks_off()
     if metric == "eval_perplexity":
         axis.set_yscale("log")
-    axis.set_xlabel(LABELS["keys"])
-    axis.set_ylabel(LABELS[metric])
+    axis.set_xlabel("keys a query keeps")
+    axis.set_ylabel(quantities()[metric].label)
     axis.set_title(title)
     axis.grid(alpha=0.3)
     axis.legend()

@@ -11,28 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.runs import Target
+from ..metrics import quantities
 from ..tables import markdown_table, quartiles
 from . import plots
 from .conclusion import conclusion
 from .seeds import section
 
 Result = dict[str, Any]
-
-
-HELD = {
-    "train loss": ("train_loss", 4),
-    "train acc.": ("train_accuracy", 4),
-    "held-out loss": ("eval_loss", 4),
-    "held-out acc.": ("eval_accuracy", 4),
-    "held-out ppl": ("eval_perplexity", 2),
-    "macro F1": ("eval_macro_f1", 4),
-    "Matthews": ("eval_matthews_correlation", 4),
-    "fine-tuned with it": ("tuned", 4),
-    "steps/s": ("steps_per_second", 1),
-    "tokens/s": ("tokens_per_second", 0),
-    "peak MB": ("peak_memory_mb", 0),
-}
-"""Columns with the field of a result they show and its digits; one that no result has is left out."""
 
 
 def table(results: Sequence[Result], target_accuracy: float | None = None, target_loss: float | None = None) -> str:
@@ -50,9 +35,9 @@ def table(results: Sequence[Result], target_accuracy: float | None = None, targe
         columns["steps"] = (lambda r: _reached(r, "step"), 0)
     if columns:
         columns["seconds"] = (lambda r: _reached(r, "seconds"), 1)
-    for header, (name, digits) in HELD.items():
-        if any(name in result for result in results):
-            columns[header] = (lambda r, name=name: r.get(name), digits)
+    for field, quantity in quantities().items():
+        if any(field in result for result in results):
+            columns[quantity.header] = (lambda r, field=field: r.get(field), quantity.digits)
     rows = [["attention", *columns]]
     for attention in dict.fromkeys(result["attention"] for result in results):
         runs = [result for result in results if result["attention"] == attention]

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from ..memory import peak_megabytes
+from ..quantities import quantities
 from .evaluation import evaluate
 from .options import TrainingOptions
 from .saving import save_model
@@ -64,6 +65,5 @@ def _reaches_target(record: dict[str, Any], options: TrainingOptions) -> bool:
 
 def _score(record: dict[str, Any], options: TrainingOptions) -> float | None:
     """The held-out score that decides what is best, higher is better; None if it was not finite."""
-    if options.best_by == "accuracy":
-        return record["eval_accuracy"]
-    return None if record["eval_loss"] is None else -record["eval_loss"]
+    score = record[field := f"eval_{options.best_by}"]
+    return score if score is None or quantities()[field].higher_is_better else -score
