@@ -9,7 +9,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import time
 
-import datasets
 import hypothesis
 import pytest
 import torch
@@ -74,6 +73,8 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def own_datasets_cache(tmp_path_factory):
     """A cache of datasets of the test module's own, and no progress bars."""
+    import datasets
+
     before = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
     datasets.disable_progress_bars()

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -292,11 +293,31 @@ def test_bad_options_are_named(args, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_bad_options_take_one_line():
-    command = [sys.executable, str(ROOT / "recipes" / "bench.py"), "--device", "cuda"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "bench.py: error: device='cuda'; expected cpu, as PyTorch finds no GPU here\n"
+def test_bad_options_take_one_line(monkeypatch, capsys):
+    script = str(ROOT / "recipes" / "bench.py")
+    monkeypatch.setattr(sys, "argv", [script, "--device", "cuda"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 2
+    error = "bench.py: error: device='cuda'; expected cpu, as PyTorch finds no GPU here\n"
+    assert capsys.readouterr() == ("", error)
+
+
+def test_attention_and_models_are_measured_without_data_sets_and_training(tmp_path):
+    # a module that is None there cannot be imported
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["datasets", "evaluate", "hf_semfocus.training"]))
+from hf_semfocus.cli.bench import main
+main(sys.argv[1:])
+"""
+    args = ["--quick", "--cases", "25,1,40", "even_pairs", "--threads", "1", "--repeats", "1", "--no_memory"]
+    args += ["--no_peers", "--output_dir", str(tmp_path)]
+    command = [sys.executable, "-c", code, *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (len(result["cases"]), len(result["steps"])) == (1, 1)
 
 
 def test_a_mechanism_that_no_case_has_is_added_to_the_shapes(tmp_path, monkeypatch):
@@ -397,7 +418,7 @@ def test_selection_by_parts_of_labels():
     assert [each.label for each in every.select(["GPT-2"]).steps] == ["GPT-2, 4 x 512", "GPT-2, 1 x 4096"]
 
 
-@pytest.mark.parametrize("contestant", [OURS, SDPA])
+@pytest.mark.parametrize("contestant", [OURS, pytest.param(SDPA, marks=pytest.mark.slow)])
 def test_memory_in_a_process_of_its_own(contestant):
     case = replace(TINY, heads=8, kv_heads=8, keys=2048, queries=2048, head_dim=64)
     found = peak_in_own_process(case, contestant, backend="auto", device="cpu", threads=1)
