@@ -55,14 +55,11 @@ class Even(Mechanism):
 
 @register_task
 class First(Task):
-    name, vocabulary, num_labels, level, epochs = "first_bit", ("0", "1"), 2, "regular", 2
+    name, vocabulary, num_labels, epochs = "first_bit", ("0", "1"), 2, 2
 
     def generate(self, rng, size):
         rows = rng.integers(2, size=(size, 4)).tolist()
         return rows, [row[0] for row in rows]
-
-    def _label(self, tokens):
-        return tokens[0]
 '''
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from task_solvers import solve
 from transformers import AutoModelForCausalLM
 
 from hf_semfocus.data import TokenRows, tasks
@@ -44,7 +45,7 @@ def test_labels_are_the_values_of_the_queried_keys(settings):
         assert len({*keys, *values}) == 2 * pairs
         assert [word[0] for word in words[: 2 * pairs]] == ["k", "v"] * pairs
         assert sorted(keys) == sorted(word for word in words[2 * pairs :] if word != "_")
-        assert task.label(row) == label
+        assert solve(task, row) == label
     assert all(type(token) is int for token in [*rows[0], *labels[0]])
 
 
@@ -106,9 +107,9 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_row(case):
     row = next(row for row in draw(size=50)[0] if row[16] != BLANK == row[-2])
-    assert TASK.label(row)
+    assert solve(TASK, row)
     with pytest.raises(ValueError, match=r"not a row of mqar: (expected a (new pair|query and a blank) at|7 queries)"):
-        TASK.label(REFUSED[case](row))
+        solve(TASK, REFUSED[case](row))
 
 
 @pytest.mark.parametrize(

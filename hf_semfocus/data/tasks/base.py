@@ -1,8 +1,7 @@
 """What a task is, and the registry task files join.
 
-A task is one file: a subclass of `Task` that sets a few class attributes, draws rows in `generate` and solves
-one row by a second, independent route in `_label`, so that each checks the other. `@register` makes it known;
-nobody keeps a list.
+A task is one file: a subclass of `Task` that sets a few class attributes and draws rows with their labels in
+`generate`. `@register` makes it known; nobody keeps a list.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import numpy as np
+
+from ...messages import is_integer
 
 TaskClass = TypeVar("TaskClass", bound="type[Task]")
 REGISTRY: dict[str, Task] = {}
@@ -34,8 +34,6 @@ class Task:
         kind: "classification", a row has one label; or "causal_lm", a token has one: the token that belongs in its
             place and is predicted from those before it, or -100 where nothing is predicted.
         num_labels: number of classes; labels are 0..num_labels - 1.
-        level: level in the Chomsky hierarchy: "regular", "dcf" (deterministic context-free), "cs"
-            (context-sensitive), or "unclassified".
         train_size: rows of the training split, where they are not the usual 5,000.
         num_layers, learning_rate, lr_decay, epochs: the paper's training values; lr_decay multiplies the
             learning rate after every epoch.
@@ -47,7 +45,6 @@ class Task:
     name: ClassVar[str]
     vocabulary: ClassVar[tuple[str, ...]]
     num_labels: ClassVar[int]
-    level: ClassVar[str]
     kind: ClassVar[str] = "classification"
     epochs: ClassVar[int]
     train_size: ClassVar[int | None] = None
@@ -85,41 +82,18 @@ class Task:
         """
         raise NotImplementedError
 
-    def label(self, tokens: Sequence[int]) -> Label:
-        """Label, or labels, of one row without padding; ValueError for tokens that `generate` could not have drawn."""
-        return self._label(self.check(tokens))
-
-    def _label(self, tokens: list[int]) -> Label:
-        """Solve one row of checked ids by another route than `generate`."""
-        raise NotImplementedError
-
     def decode(self, tokens: Sequence[int]) -> str:
         """Human-readable row; padding is left out. ValueError for ids outside the vocabulary."""
-        return self.separator.join(
-            self.vocabulary[t] for t in self._ids(tokens, self.vocab_size) if t != self.pad_token_id
-        )
-
-    def check(self, tokens: Sequence[int]) -> list[int]:
-        """`tokens` as a list of int; ValueError unless ids and length are those of a row without padding."""
-        ids = self._ids(tokens, len(self.vocabulary))
-        if not self.min_length <= len(ids) <= self.max_length:
-            raise self.malformed(f"{len(ids)} tokens, expected {self.min_length} to {self.max_length}")
-        return ids
-
-    def malformed(self, reason: str) -> ValueError:
-        """The error to raise for tokens that are no row of this task."""
-        return ValueError(f"not a row of {self.name}: {reason}")
-
-    def _ids(self, tokens: Sequence[int], stop: int) -> list[int]:
-        ids = []
+        words = []
         for position, token in enumerate(tokens):
-            try:
-                ids.append(operator.index(token))
-            except TypeError:
-                raise self.malformed(f"token {token!r} at position {position} is not an integer") from None
-            if not 0 <= ids[-1] < stop:
-                raise self.malformed(f"token {token} at position {position}, expected 0 to {stop - 1}")
-        return ids
+            if not is_integer(token) or not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"{self.name}: token {token!r} at position {position}; expected an integer from 0 to "
+                    f"{self.pad_token_id}"
+                )
+            if token != self.pad_token_id:
+                words.append(self.vocabulary[token])
+        return self.separator.join(words)
 
 
 def register(cls: TaskClass) -> TaskClass:

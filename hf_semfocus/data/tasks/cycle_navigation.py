@@ -23,7 +23,6 @@ class CycleNavigation(Task):
     name = "cycle_navigation"
     vocabulary = ("-1", "0", "+1")
     num_labels = _CYCLE
-    level = "regular"
     epochs = 750
     separator = " "
 
@@ -31,13 +30,3 @@ class CycleNavigation(Task):
         """Add up the steps."""
         steps = rng.integers(0, 3, (size, self.max_length))
         return steps.tolist(), ((steps - 1).sum(axis=1) % _CYCLE).tolist()
-
-    def _label(self, tokens: list[int]) -> int:
-        # places[0] is where the walker stands: turn the cycle under it.
-        places = list(range(_CYCLE))
-        for token in tokens:
-            if token == 0:
-                places = [places[-1], *places[:-1]]
-            elif token == 2:
-                places = [*places[1:], places[0]]
-        return places[0]

@@ -19,7 +19,6 @@ class EvenPairs(Task):
     name = "even_pairs"
     vocabulary = ("0", "1")
     num_labels = 2
-    level = "regular"
     epochs = 100
 
     def generate(self, rng: np.random.Generator, size: int) -> tuple[list[list[int]], list[int]]:
@@ -27,7 +26,3 @@ class EvenPairs(Task):
         bits = rng.integers(0, 2, (size, self.max_length))
         unequal = bits[:, 1:] != bits[:, :-1]
         return bits.tolist(), (unequal.sum(axis=1) % 2).tolist()
-
-    def _label(self, tokens: list[int]) -> int:
-        # Every unequal pair flips the bit, so an odd number of them ends on the other bit.
-        return int(tokens[0] != tokens[-1])

@@ -32,7 +32,6 @@ class ListOps(Task):
     name = "listops"
     vocabulary = (*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
     num_labels = 10
-    level = "unclassified"
     num_layers = 10
     learning_rate = 1.0
     lr_decay = 0.99
@@ -88,35 +87,6 @@ class ListOps(Task):
         for tree in np.flatnonzero((self.min_length <= length) & (length <= self.max_length)):
             spans = (np.searchsorted(owner, (tree, tree + 1)) for owner, _ in depths)
             yield [counts[a:b].tolist() for (a, b), (_, counts) in zip(spans, depths, strict=True)]
-
-    def _label(self, tokens: list[int]) -> int:
-        operators: list[int] = []
-        pending: list[list[int]] = [[]]
-        for at, token in enumerate(tokens):
-            if token < _MIN:
-                pending[-1].append(token)
-            elif token < _CLOSE:
-                operators.append(token)
-                pending.append([])
-                if len(operators) >= self.max_depth:
-                    raise self.malformed(f"operator at position {at} is deeper than max_depth={self.max_depth}")
-            else:
-                arguments = sorted(pending.pop())
-                if not operators:
-                    raise self.malformed(f"']' at position {at} closes no operator")
-                if not 2 <= len(arguments) <= self.max_args:
-                    raise self.malformed(f"{len(arguments)} arguments at position {at}, expected 2..{self.max_args}")
-                pending[-1].append(_apply(operators.pop(), arguments))
-        if operators or len(pending[0]) != 1:
-            raise self.malformed(f"{len(operators)} operators left open, {len(pending[0])} trees complete")
-        return pending[0][0]
-
-
-def _apply(operator: int, ordered: list[int]) -> int:
-    if operator == _SM:
-        return int(str(sum(ordered))[-1])
-    middle = len(ordered) // 2
-    return {_MIN: ordered[0], _MAX: ordered[-1], _MED: (ordered[middle] + ordered[~middle]) // 2}[operator]
 
 
 def _write(shape: list[list[int]], rng: np.random.Generator) -> tuple[tuple[int, ...], int]:

@@ -24,7 +24,6 @@ class MissingDuplicates(Task):
     name = "missing_duplicates"
     vocabulary = ("0", "1", "?")
     num_labels = 2
-    level = "cs"
     epochs = 250
     shortest = 2
 
@@ -43,10 +42,3 @@ class MissingDuplicates(Task):
         labels = rows[hidden].tolist()
         rows[hidden] = _HIDDEN
         return rows.tolist(), labels
-
-    def _label(self, tokens: list[int]) -> int:
-        half = self.max_length // 2
-        unequal = [pair for pair in zip(tokens[:half], tokens[half:], strict=True) if pair[0] != pair[1]]
-        if len(unequal) != 1 or tokens.count(_HIDDEN) != 1:
-            raise self.malformed(f"expected equal halves but for one '?', got {self.decode(tokens)!r}")
-        return min(unequal[0])

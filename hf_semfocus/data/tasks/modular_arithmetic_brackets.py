@@ -22,7 +22,6 @@ class ModularArithmeticBrackets(Task):
     name = "modular_arithmetic_brackets"
     vocabulary = (*expressions.DIGITS, "+", "-", "*", "(", ")")
     num_labels = expressions.MODULUS
-    level = "dcf"
     epochs = 600
 
     def generate(self, rng: np.random.Generator, size: int) -> tuple[list[list[int]], list[int]]:
@@ -30,9 +29,3 @@ class ModularArithmeticBrackets(Task):
         ids = {token: i for i, token in enumerate(self.vocabulary)}
         texts, labels = zip(*(expressions.sample(rng, self.max_length, "+-*") for _ in range(size)), strict=True)
         return [[ids[character] for character in text] for text in texts], list(labels)
-
-    def _label(self, tokens: list[int]) -> int:
-        try:
-            return expressions.evaluate(self.decode(tokens), "+-*")
-        except ValueError as error:
-            raise self.malformed(str(error)) from None

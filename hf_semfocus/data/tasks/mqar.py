@@ -34,7 +34,6 @@ class MQAR(Task):
     name = "mqar"
     vocabulary = (*(f"k{i}" for i in range(_KEYS)), *(f"v{i}" for i in range(_VALUES)), "_")
     num_labels = len(vocabulary)
-    level = "unclassified"
     kind = "causal_lm"
     epochs = 64
     train_size = 20000
@@ -75,25 +74,3 @@ class MQAR(Task):
         np.put_along_axis(rows, queries, keys, axis=1)
         np.put_along_axis(labels, queries + 1, values, axis=1)
         return rows.tolist(), labels.tolist()
-
-    def _label(self, tokens: list[int]) -> list[int]:
-        # Left to right with two dictionaries, as one would read it.
-        known, asked = {}, {}
-        for first in range(0, len(tokens), 2):
-            key, value = tokens[first : first + 2]
-            if first < 2 * self.num_pairs:
-                expected, right = "a new pair", key < _KEYS <= value < _BLANK and key not in known
-                right = right and value not in known.values()
-                known[key] = value
-            else:
-                expected, right = "a query and a blank", value == _BLANK and key in {_BLANK, *known} - {*asked}
-                if key != _BLANK:
-                    asked[key] = first
-            if not right:
-                raise self.malformed(f"expected {expected} at {first}, got {self.decode([key, value])!r}")
-        if len(asked) < len(known):
-            raise self.malformed(f"{len(asked)} queries, expected one for each of {len(known)} keys")
-        labels = [_IGNORED] * len(tokens)
-        for key, position in asked.items():
-            labels[position + 1] = known[key]
-        return labels

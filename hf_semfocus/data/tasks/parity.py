@@ -17,16 +17,9 @@ class Parity(Task):
     name = "parity"
     vocabulary = ("0", "1")
     num_labels = 2
-    level = "regular"
     epochs = 1000
 
     def generate(self, rng: np.random.Generator, size: int) -> tuple[list[list[int]], list[int]]:
         """Sum the bits."""
         bits = rng.integers(0, 2, (size, self.max_length))
         return bits.tolist(), (bits.sum(axis=1) % 2).tolist()
-
-    def _label(self, tokens: list[int]) -> int:
-        odd = False
-        for bit in tokens:
-            odd = not odd if bit else odd
-        return int(odd)

@@ -25,7 +25,6 @@ class SolveEquation(Task):
     name = "solve_equation"
     vocabulary = (*expressions.DIGITS, "+", "-", "(", ")", "x", "=")
     num_labels = expressions.MODULUS
-    level = "dcf"
     epochs = 600
     shortest = 3
 
@@ -41,14 +40,3 @@ class SolveEquation(Task):
             labels.append(int(text[at]))
             rows.append([ids[character] for character in f"{text[:at]}x{text[at + 1 :]}={value}"])
         return rows, labels
-
-    def _label(self, tokens: list[int]) -> int:
-        text = self.decode(tokens)
-        expression, equals, value = text[:-2], text[-2], text[-1]
-        if equals != "=" or value not in expressions.DIGITS or expression.count("x") != 1:
-            raise self.malformed(f"expected an expression with one x, then = and a digit, got {text!r}")
-        try:
-            tried = [expressions.evaluate(expression.replace("x", digit), "+-") for digit in expressions.DIGITS]
-        except ValueError as error:
-            raise self.malformed(str(error)) from None
-        return tried.index(int(value))

@@ -25,7 +25,6 @@ class StackManipulation(Task):
     name = "stack_manipulation"
     vocabulary = ("0", "1", "pop", "push0", "push1")
     num_labels = 3
-    level = "dcf"
     epochs = 200
     separator = " "
     shortest = 2
@@ -38,22 +37,6 @@ class StackManipulation(Task):
         height, content = 1 + draws[:, :1], draws[:, 1:]
         rows = np.where(np.arange(self.max_length) < height, content % 2, _POP + content % 3).tolist()
         return rows, [_run(row) for row in rows]
-
-    def _label(self, tokens: list[int]) -> int:
-        actions = next((i for i, token in enumerate(tokens) if token >= _POP), None)
-        if not actions or any(token < _POP for token in tokens[actions:]):
-            raise self.malformed(f"expected bits, then actions, at least one of each, got {self.decode(tokens)!r}")
-        # From the end: a pop takes the nearest earlier bit that no later pop has taken; the first bit left
-        # over is the top. Pops of an empty stack find nothing, from either end.
-        pops = 0
-        for token in reversed(tokens):
-            if token == _POP:
-                pops += 1
-            elif pops:
-                pops -= 1
-            else:
-                return token % _PUSH_0
-        return _EMPTY
 
 
 def _run(tokens: list[int]) -> int:
