@@ -175,7 +175,7 @@ def test_sinks_take_part_in_the_softmax_and_learn(seen):
     for backend, dtype in (("native", torch.float32), ("eager", torch.float64)):
         torch.manual_seed(0)
         q, k, v = (torch.randn(2, 3, 40, 8).to(dtype).requires_grad_() for _ in range(3))
-        sinks = torch.randn(3).to(dtype).requires_grad_()
+        sinks = torch.tensor([0.5, -1.0, -torch.inf]).to(dtype).requires_grad_()
         mask = torch.zeros(1, 1, 1, 40, dtype=torch.bool)
         mask[..., :seen] = True
         problem = Problem(q, k, v, Visibility.between(40, 40, q.device, mask, causal=True), 0.3, sinks=sinks)

@@ -209,6 +209,46 @@ def test_candidates_beyond_the_buffer():
     assert torch.equal(selected(at, 12), expected(at, 12))
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
+def test_a_bound_that_other_rounding_makes_too_high_loses_no_candidate(monkeypatch):
+    """Scores of the pass that bounds may be larger than those of the pass that marks."""
+    from hf_semfocus.backends.lists.triton import selection
+
+    original = selection._bound
+    monkeypatch.setattr(selection, "_bound", lambda *given: original(*given) + 0.5)
+    at = problem(batch=1, queries=30, keys=60, dim=16, causal=True)
+    with torch.no_grad():
+        at.query.copy_((at.query * 20).round())
+        at.key.copy_((at.key * 20).round())
+    assert torch.equal(selected(at, 5), expected(at, 5))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
+def test_a_list_that_other_rounding_makes_too_long_is_cut(monkeypatch):
+    """The pass that lists may reach the threshold more often than the passes that count; other rows stay theirs."""
+    from hf_semfocus.backends.lists.triton import selection
+
+    at = problem(batch=1, heads=1, queries=8, keys=90, dim=8)
+    with torch.no_grad():
+        at.query[:, :, 3] = 0  # equal scores
+    true = expected(at, 4)
+    original, calls, last = selection._rank, [], None
+
+    def rank(score, first, width):
+        calls.append(first)
+        found = original(score, first, width)
+        return found if last is None or len(calls) <= last else found | selection._LONG_MAX.value
+
+    monkeypatch.setattr(selection, "_rank", rank)
+    assert torch.equal(selected(at, 4), true)
+    # all but the pass that lists, of 90 keys in tiles of 16
+    last = len(calls) - 6
+    calls.clear()
+    rows = [0, 1, 2, 4, 5, 6, 7]
+    assert torch.equal(selected(at, 4)[:, :, rows], true[:, :, rows])
+    assert len(calls) == last + 6
+
+
 @runs_kernels
 def test_candidates_among_many_keys():
     """More than 32 tiles of keys, whose marks need more than one word."""
@@ -298,6 +338,14 @@ def test_nan_outside_the_mask_does_not_matter():
     dirty = at.key.detach().masked_fill(~mask.to(DEVICE).transpose(-1, -2), torch.nan)
     out, _ = backend.attend(mechanism, changed(at, key=dirty))
     assert torch.equal(out, clean)
+
+
+@runs_kernels
+def test_a_sink_of_minus_infinity_and_a_row_without_keys_have_finite_gradients(poisoned_memory):
+    mask = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    mask[0, :, :3] = False
+    sinks = torch.tensor([0.5, -torch.inf], device=DEVICE, requires_grad=True)
+    check(mechanisms.build("topk_sparse:k=5"), problem(queries=9, dim=8, mask=mask, sinks=sinks))
 
 
 @runs_kernels
@@ -434,6 +482,7 @@ OBJECTIONS = [
     ("torch.float64", {"dtype": torch.float64}, "topk_sparse"),
     ("keeps up to 1500 keys", {"batch": 1, "queries": 1, "keys": 2000}, "banded_sparse:window=1500"),
     ("k=2000", {"batch": 1, "queries": 1, "keys": 2000}, "topk_sparse:k=2000"),
+    ("selects up to 201 keys by score", {"batch": 1, "queries": 1, "keys": 300}, "topk_sparse:k=201"),
 ]
 
 

@@ -27,6 +27,7 @@ class Limits:
         dtypes: types of the queries; None for all.
         one_dtype: whether keys and values must have the type of the queries.
         max_keys: the most keys a query may keep; None for any number.
+        max_selected: the most keys a query may keep where they are selected by score alone; None for any number.
         max_dim: the largest ``head_dim`` and ``value_dim``; None for any.
         bias: whether it adds a bias to the scores.
         softcap: whether it caps the scores.
@@ -46,6 +47,7 @@ class Limits:
     dtypes: tuple[torch.dtype, ...] | None = None
     one_dtype: bool = False
     max_keys: int | None = None
+    max_selected: int | None = None
     max_dim: int | None = None
     bias: bool = True
     softcap: bool = True
@@ -92,6 +94,12 @@ class Limits:
                 yield lambda: f"{mechanism.spec} lets a query keep any number of keys"
             elif self.max_keys is not None and keys > self.max_keys:
                 yield lambda: f"{mechanism.spec} keeps up to {keys} keys; expected at most {self.max_keys}"
+            elif self.max_selected is not None and mechanism.selects_by_score and keys > self.max_selected:
+                yield (
+                    lambda: (
+                        f"{mechanism.spec} selects up to {keys} keys by score; expected at most {self.max_selected}"
+                    )
+                )
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
             yield lambda: f"{mechanism.name} makes weights of scores in its own way; expected softmax"
         if self.devices is not None and query.device.type not in self.devices:

@@ -68,6 +68,11 @@ class Mechanism:
         return cls.create_state is not Mechanism.create_state
 
     @property
+    def selects_by_score(self) -> bool:
+        """Whether the score of a key and nothing else decides, as ``by_score`` says, so that a kernel can select."""
+        return self.by_score is not None and not self.positional
+
+    @property
     def by_layer(self) -> bool:
         """Whether kept keys may depend on the layer, so that layers cannot share lists of them."""
         return True

@@ -38,7 +38,7 @@ def make(mechanism: Mechanism, problem: Problem, select: Callable[..., Tensor] |
     with torch.no_grad():
         if not mechanism.selects:
             return _static(mechanism, problem)
-        if select is None or mechanism.by_score is None or mechanism.positional:
+        if select is None or not mechanism.selects_by_score:
             return Lists(torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2))
         visible, k = problem.visibility, min(mechanism.k, problem.shape[3])
         query, key, bias = problem.query, problem.key, problem.bias

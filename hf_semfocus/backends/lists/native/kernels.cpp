@@ -486,7 +486,7 @@ extern "C" void forward(const Problem *problem) {
         const float *query = at(p.query, b, h, i);
         const float *bias = p.list_bias ? p.list_bias + n * p.slots : nullptr;
         float *weights = p.weights + n * p.slots, *output = at(p.output, b, h, i);
-        float highest = p.sinks ? p.sinks[h] : LOWEST;
+        float highest = p.sinks ? std::max(p.sinks[h], LOWEST) : LOWEST; // finite, as -inf - -inf is NaN
         for (int64_t s = 0; s < p.slots; s++) {
             const int64_t j = index[s];
             weights[s] = EXCLUDED;

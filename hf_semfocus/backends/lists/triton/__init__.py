@@ -22,8 +22,10 @@ LIMITS = Limits(
     # the interpreter computes bfloat16 wrongly, in silence
     dtypes=(torch.float32, torch.float16) if INTERPRETED else (torch.float32, torch.float16, torch.bfloat16),
     one_dtype=True,
-    # candidates of a row are sorted out in registers; beyond this the gathers cost as much as a dense product
+    # beyond this the gathers cost as much as a dense product
     max_keys=1024,
+    # beyond this the candidates of most rows do not fit, which costs up to 64 more products
+    max_selected=200,
     max_dim=256,
     bias=False,
     softcap=False,

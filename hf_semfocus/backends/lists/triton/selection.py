@@ -16,8 +16,9 @@ With G groups a row has about ``G ln(G / (G - k))`` candidates: 1.15 k for G = 4
 at least 2 k. Rows that would not fit (mass ties, k beyond G, NaN) go through ``_recollect``, which bisects the pairs
 (score, column) by counting passes until at least k and no more than fit are left.
 
-The two computations of a score may round differently, so of scores that differ by less than their rounding either
-may be kept, as between any two implementations. Equal keys have equal scores in both.
+The two computations of a score may round differently, so rows in which the second marks fewer than k candidates go
+through ``_recollect``, too, and of scores that differ by less than their rounding either may be kept, as between any
+two implementations. Equal keys have equal scores in both.
 
 Tested in Triton's interpreter and compiled ahead of time, not yet measured on a GPU.
 """
@@ -132,7 +133,7 @@ def select(
         tensors = (query, key, *query.stride()[:3], *key.stride()[:3])
         where = (start, heads, heads // key.shape[1], queries, keys)
         seen = (mask, limit, *mask.stride())
-        _mark[(count * triton.cdiv(queries, tile.rows),)](*tensors, *where, *seen, words, blocks, **passes)
+        _mark[(count * triton.cdiv(queries, tile.rows),)](*tensors, *where, *seen, words, counts, blocks, **passes)
         _list[(triton.cdiv(rows, rows_of(tile.columns)),)](
             words,
             blocks,
@@ -284,11 +285,14 @@ def _bound(best, K: tl.constexpr):
 @triton.jit
 def _mark(
     query, key, q_b, q_h, q_n, k_b, k_h, k_n, start, heads, groups, queries, keys, mask, own, m_b, m_h, m_q, m_k,
-    words, blocks,
+    words, counts, blocks,
     SIGN: tl.constexpr, MASK: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr,
     DIMS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Mark every row's candidates: bit ``t`` of ``words[row, block * N + g]`` is column ``(32 block + t) N + g``."""
+    """Mark every row's candidates: bit ``t`` of ``words[row, block * N + g]`` is column ``(32 block + t) N + g``.
+
+    ``counts`` gets how many there must be: ``K`` where the maxima bound them, else any number.
+    """
     row, real, last, q, query, key, mask, at = _start(
         query, key, q_b, q_h, q_n, k_b, k_h, start, heads, groups, queries, keys, mask, own, m_b, m_h,
         SIGN, D, DIMS, M,
@@ -309,6 +313,7 @@ def _mark(
                 best = tl.maximum(best, s, propagate_nan=tl.PropagateNan.ALL)
         # of a number and NaN the number
         bound = tl.maximum(bound, _bound(best, K))
+    tl.store(counts + row, tl.where(bound > _LOWEST, K, 0), mask=real)
 
     for block in range(0, blocks):
         marks = tl.zeros([M, N], tl.int32)
@@ -339,7 +344,11 @@ def _ones(word):
 def _list(
     words, blocks, columns, counts, rows, CAPACITY: tl.constexpr, N: tl.constexpr, R: tl.constexpr
 ):  # fmt: skip
-    """The columns marked in ``R`` rows, as far as they fit, and how many there are."""
+    """The columns marked in ``R`` rows, as far as they fit, and how many there are.
+
+    The pass that bounds and the pass that marks may round a score differently, so that fewer are marked than
+    ``counts`` asks for. Then more are said to be there than fit, which sends the row through ``_recollect``.
+    """
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     real = row < rows
     group = tl.arange(0, N)
@@ -357,7 +366,8 @@ def _list(
             word &= word - 1
             slot += 1
             ones -= 1
-    tl.store(counts + row, count, mask=real)
+    enough = count >= tl.load(counts + row, mask=real, other=0)
+    tl.store(counts + row, tl.where(enough, count, CAPACITY + 1), mask=real)
 
 
 @triton.jit
@@ -367,7 +377,10 @@ def _recollect(
     SIGN: tl.constexpr, MASK: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr,
     DIMS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """List candidates anew, few enough, in the rows that have more than fit."""
+    """List candidates anew, few enough, in the rows that have more than fit.
+
+    The passes that count and the pass that lists may round a score differently, so the list is cut where it is full.
+    """
     row, real, last, q, query, key, mask, at = _start(
         query, key, q_b, q_h, q_n, k_b, k_h, start, heads, groups, queries, keys, mask, own, m_b, m_h,
         SIGN, D, DIMS, M,
@@ -409,9 +422,9 @@ def _recollect(
             hit = left[:, None] & (_rank(s, first, N) >= threshold[:, None])
             slot = written[:, None] + tl.cumsum(hit.to(tl.int32), 1) - 1
             column = tl.zeros_like(slot) + first + tl.arange(0, N)[None, :]
-            tl.store(columns + row[:, None] * CAPACITY + slot, column, mask=hit)
+            tl.store(columns + row[:, None] * CAPACITY + slot, column, mask=hit & (slot < CAPACITY))
             written += _count(hit)
-        tl.store(counts + row, written, mask=left)
+        tl.store(counts + row, tl.minimum(written, CAPACITY), mask=left)
 
 
 @triton.jit
