@@ -1,0 +1,203 @@
+"""Loss and accuracy on a grid of weights around a model's own: the loss landscape of arXiv 2506.14095."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data.batches import Rows, iterate
+from ..files import write_json
+from ..hf.parameters import own
+from ..hf.switching import configurations
+from ..messages import check_integer
+from .directions import moved, random_directions
+
+Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
+"""An objective of :mod:`hf_semfocus.training`: summed loss, predictions and references of a batch."""
+
+
+SECONDS = 10
+"""Time after which what is done is written to the file again."""
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Loss and accuracy at ``Theta + axis[i] d1 + axis[j] d2``.
+
+    Attributes:
+        axis: float64 ``[points]``, from -extent to extent.
+        loss: float64 ``[points, points]``, mean over the rows' units in nats.
+        accuracy: float64 ``[points, points]``, share of correct units.
+        lengths: of d1 and d2, in the Euclidean norm over all weights.
+        settings: what was evaluated, and how.
+    """
+
+    axis: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    lengths: tuple[float, float]
+    settings: dict[str, Any]
+
+    @classmethod
+    def load(cls, file: str | Path) -> Landscape:
+        """Read what :func:`landscape` wrote; places that are not done are NaN."""
+        held = json.loads(Path(file).read_text(encoding="utf-8"))
+        return cls._made(held["settings"], held["lengths"], held["done"])
+
+    @classmethod
+    def _made(cls, settings: dict[str, Any], lengths: tuple[float, float], done: list[list[float]]) -> Landscape:
+        points, extent = settings["points"], settings["extent"]
+        values = np.full((2, points, points), np.nan)
+        for i, j, *found in done:
+            values[:, i, j] = found
+        return cls(np.linspace(-extent, extent, points), *values, tuple(lengths), settings)
+
+
+def landscape(
+    model: nn.Module,
+    rows: Rows,
+    objective: Objective,
+    *,
+    points: int = 21,
+    extent: float = 1.0,
+    seed: int = 0,
+    normalization: str = "tensor",
+    batch_size: int = 250,
+    attention_dropout: bool = False,
+    file: str | Path | None = None,
+    accelerator: Accelerator | None = None,
+    show: bool = True,
+) -> Landscape:
+    """Evaluate a model on a grid of weights in two random directions around its own.
+
+    The weights are afterwards what they were, bit for bit, also if it is interrupted. The model is evaluated without
+    dropout. Places are shared among processes; each holds the whole model.
+
+    Args:
+        model: on its device, not prepared by Accelerate.
+        rows: what is evaluated; the paper takes all training rows.
+        objective: of :mod:`hf_semfocus.training`, such as ``classification`` or ``causal_lm``.
+        points: of a side of the grid, 200 in the paper; an even number leaves out the centre.
+        extent: the grid is in [-extent, extent]^2.
+        seed: of the directions.
+        normalization: "tensor" or "filter"; see :func:`random_directions`.
+        batch_size: rows of a forward pass; it does not change the result.
+        attention_dropout: leave the dropout of attention weights on, as the official scripts do by mistake.
+        file: JSON file that what is done is kept in, whole at any moment; if it is there, it is gone on with.
+        accelerator: of Accelerate, if there are several processes; every one must call this.
+        show: whether there is a progress bar.
+
+    Returns:
+        The same on every process.
+
+    Raises:
+        ValueError: fewer than 2 points, an unknown normalization, or a file that holds another landscape.
+    """
+    check_integer("points", points, 2)
+    directions = random_directions(model, seed, normalization)
+    settings = {
+        **{"points": points, "extent": extent, "seed": seed, "normalization": normalization, "rows": len(rows)},
+        **{"attention_dropout": attention_dropout, "attention": _attention(model), "weights": _checksum(model)},
+    }
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    done = _read(Path(file), settings) if file is not None and rank == 0 else []
+    if world > 1:
+        [done] = broadcast_object_list([done])
+    axis, cuda = np.linspace(-extent, extent, points), model_device(model).type == "cuda"
+
+    def place(i: int, j: int) -> list[float]:
+        with torch.random.fork_rng([model_device(model)] if cuda else []), moved(model, directions, axis[i], axis[j]):
+            torch.manual_seed(i * points + j)  # with dropout, whatever was computed before it
+            return [i, j, *_mean(model, rows, objective, batch_size)]
+
+    def keep() -> None:
+        if file is not None and rank == 0:
+            write_json(Path(file), {"settings": settings, "lengths": directions.lengths, "done": done})
+
+    bar = tqdm(total=points**2, initial=len(done), desc="landscape", disable=None if show and rank == 0 else True)
+    seen, kept = {(i, j) for i, j, *_ in done}, time.monotonic()
+    todo = [(i, j) for i in range(points) for j in range(points) if (i, j) not in seen]
+    try:
+        with bar, _evaluated(model, attention_dropout):
+            for start in range(0, len(todo), world):
+                part = todo[start : start + world]
+                found = [place(*at) for at in part[rank::world]]
+                done += gather_object(found) if world > 1 else found
+                bar.update(len(part))
+                if time.monotonic() - kept > SECONDS:
+                    keep()
+                    kept = time.monotonic()
+    finally:  # also of one that is stopped
+        keep()
+    return Landscape._made(settings, directions.lengths, done)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter."""
+    return next(model.parameters()).device
+
+
+@torch.no_grad()
+def _mean(model: nn.Module, rows: Rows, objective: Objective, batch_size: int) -> tuple[float, float]:
+    loss, correct, order = 0.0, 0, np.arange(len(rows))
+    for batch in iterate(rows, order, batch_size, device=model_device(model)):
+        part, predictions, references = objective(model, batch.parts[0].inputs)
+        loss, correct = loss + float(part), correct + int((predictions == references).sum())
+    return loss / rows.units(order), correct / rows.units(order)
+
+
+@contextmanager
+def _evaluated(model: nn.Module, attention_dropout: bool) -> Iterator[None]:
+    """Evaluation mode, except for attention modules if their dropout is wanted; modes are put back afterwards."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        for module in model.modules():
+            module.training = attention_dropout and "Attention" in type(module).__name__
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _attention(model: nn.Module) -> list[str]:
+    """Names and parameters of the attentions in a model's configurations."""
+    found = (f"{config._attn_implementation} {own(config) or ''}".strip() for config in configurations(model))
+    return list(dict.fromkeys(found))
+
+
+def _checksum(model: nn.Module) -> int:
+    """Of all weights, bit for bit."""
+    value = 0
+    for parameter in model.parameters():
+        value = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy(), value)
+    return value
+
+
+def _read(file: Path, settings: dict[str, Any]) -> list[list[float]]:
+    """What a file holds of the same landscape."""
+    if not file.exists():
+        return []
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        before, done = held["settings"], held["done"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"file={str(file)!r} is no landscape; expected a new file, or one that was begun") from None
+    changed = [
+        f"{name}: {before.get(name)!r} -> {value!r}" for name, value in settings.items() if before.get(name) != value
+    ]
+    if changed:
+        raise ValueError(f"file={str(file)!r} holds another landscape ({'; '.join(changed)}); expected a new file")
+    return done
