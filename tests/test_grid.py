@@ -242,6 +242,17 @@ def test_the_shipped_grid_is_the_one_of_the_paper_and_its_controls():
     assert (first["learning_rate"], first["lr_decay"], first["batch_size"], first["epochs"]) == (0.1, 0.9995, 25, 100)
 
 
+def test_names_of_points_stay_as_they_were_when_their_results_were_written():
+    """A changed name would let every finished run of the shipped results begin anew."""
+    folder = ROOT / "recipes" / "results" / "paper_cpu"
+    names = {point.name for point in read_grid(ROOT / "recipes/configs/paper_cpu.yaml", sweep.configuration)}
+    assert {
+        "even_pairs-153476998-topk_sparse_k=5-fb3b01d08f",
+        "even_pairs-153476998-random_sparse_k=5-f201de048e",
+    } <= names
+    assert {run["point"] for run in Results(folder).runs} <= names
+
+
 def test_sweep_trains_the_points_and_tells_what_is_left(tmp_path, capfd):
     grid = tmp_path / "small.yaml"
     grid.write_text("""

@@ -12,8 +12,8 @@ out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 from transformers import AttentionInterface
 
@@ -56,25 +56,9 @@ class PretrainOptions:
             check_at_least(name, getattr(self, name), 1)
 
 
-@dataclass
-class TextOptions:
-    """Which text a language model learns."""
-
-    dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
-    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
-    text_column: str | None = option(None, "column that holds the text")
-    sample_by: Literal["document", "paragraph", "line"] = option("document", "what a document is in a .txt file")
-    streaming: bool = option(False, "read no more of the data set than train_size rows take")
-    validation_fraction: float = option(0.05, "share of the documents held out where there is no validation split")
-    tokenizer: str | None = option(None, "folder or Hub name; else the checkpoint's, or one is trained on the text")
-    vocab_size: int = option(4096, "tokens of a tokenizer that is trained")
-    tokenizer_documents: int | None = option(None, "documents that a tokenizer is trained on at most")
-    block_size: int = option(256, "tokens of a row")
-
-
 LANGUAGE = ("clm", "mlm")
 SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "activation", "dropout")
-OPTIONS = (PretrainOptions, TextOptions, ComparisonOptions, TrainingOptions, HubOptions)
+OPTIONS = (PretrainOptions, Text, ComparisonOptions, TrainingOptions, HubOptions)
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -84,10 +68,9 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     accelerator = start(training, comparison.cpu_threads)
     sizes = {name: getattr(options, name) for name in SIZES}
     if options.task in LANGUAGE:
-        source = asdict(text)
-        source["config"] = source.pop("dataset_config")
-        source = Text(**source, train_size=options.train_size, eval_size=options.eval_size)
-        experiment = language(accelerator, options.task, source, options.model, sizes)
+        experiment = language(
+            accelerator, options.task, text, options.model, sizes, options.train_size, options.eval_size
+        )
     else:
         experiment = synthetic(
             options.task, options.model, sizes, options.train_size, options.eval_size, options.pad_as_tokens
@@ -116,7 +99,7 @@ def configuration(args: Sequence[str]) -> dict[str, Any]:
     return stated(options, text, comparison, training.filled(**defaults))
 
 
-def check_applies(options: PretrainOptions, text: TextOptions) -> None:
+def check_applies(options: PretrainOptions, text: Text) -> None:
     """Refuse options that the task or the model has no use for.
 
     Raises:

@@ -19,6 +19,7 @@ from ..kinds import Kind
 from ..metrics import OF_CLASSES
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, positions_of
+from ..training import check_at_least, option
 from .base import Experiment, title
 
 ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
@@ -42,27 +43,31 @@ ON_THE_HUB = {"gpt2": "openai-community/gpt2", "bert": "google-bert/bert-base-un
 """What those may be looking for who name a preset."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class Examples:
-    """Which labelled texts, and how they become tokens.
+    """Which texts a checkpoint is fine-tuned on, and how they become tokens; see :func:`load_labelled`.
 
-    Attributes:
-        dataset, config, text_columns, label_column, validation_fraction: see :func:`load_labelled`.
-        tokenizer: folder or Hub name; by default the checkpoint's.
-        max_length: tokens of an example at most, longer ones are cut; by default none may be longer than the model's
-            positions.
-        train_size, eval_size: examples at most, random ones that are the same for every seed; all by default.
+    Sizes are of random examples, the same for every seed.
+
+    Raises:
+        ValueError: no data set, or a size below 1.
     """
 
-    dataset: str
-    config: str | None = None
-    text_columns: Sequence[str] | None = None
-    label_column: str | None = None
-    validation_fraction: float = 0.1
-    tokenizer: str | None = None
-    max_length: int | None = None
-    train_size: int | None = None
-    eval_size: int | None = None
+    dataset: str | None = option(None, "a file or folder (.json, .csv, .parquet; clm: also .txt), or a Hub name")
+    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    text_columns: list[str] = option([], "column of the text, two for pairs; found by name by default")  # noqa: RUF009
+    label_column: str | None = option(None, "column of the classes; found by name by default")
+    validation_fraction: float | None = option(None, "share held out where there is no validation split")
+    tokenizer: str | None = option(None, "folder or Hub name; the checkpoint's by default")
+    max_length: int | None = option(None, "cut texts to this many tokens; by default one that is too long is an error")
+    train_size: int | None = option(None, "training examples (clm: rows) at most")
+    eval_size: int | None = option(None, "held-out examples (clm: rows) at most")
+
+    def __post_init__(self) -> None:
+        if self.dataset is None:
+            raise ValueError("dataset=None; expected a file or folder, or a name on the Hub")
+        for name in ("train_size", "eval_size"):
+            check_at_least(name, getattr(self, name), 1)
 
 
 def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples) -> Experiment:
@@ -87,10 +92,10 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
         data = load_labelled(
             examples.dataset,
             kind=task,
-            text_columns=examples.text_columns,
+            text_columns=examples.text_columns or None,
             label_column=examples.label_column,
-            config=examples.config,
-            validation_fraction=examples.validation_fraction,
+            config=examples.dataset_config,
+            **_unless_none(validation_fraction=examples.validation_fraction),
         )
     accelerator.print(f"dataset={examples.dataset!r} has {data.found}")
     splits = {"training": (data.train, examples.train_size), "held-out": (data.validation, examples.eval_size)}

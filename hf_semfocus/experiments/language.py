@@ -7,7 +7,7 @@ import shutil
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import torch
@@ -22,7 +22,7 @@ from ..data.tokenizer import from_json
 from ..metrics import OF_TOKENS
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, first_position
-from ..training import Rows
+from ..training import Rows, option
 from .base import Experiment, title
 
 MODELS = {"causal_lm": "llama", "masked_lm": "bert"}
@@ -42,35 +42,26 @@ DEFAULTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class Text:
-    """Which text, and how it becomes rows of tokens.
+    """Which text a language model learns, and how it becomes rows of tokens; see :func:`load_text`.
 
-    Attributes:
-        dataset, config, text_column, streaming, validation_fraction, sample_by: see :func:`load_text`.
-        tokenizer: folder or Hub name; by default the checkpoint's, or one that is trained on the text.
-        vocab_size: tokens of one that is trained.
-        tokenizer_documents: documents that one is trained on at most.
-        block_size: tokens of a row.
-        train_size, eval_size: rows at most; all of the text by default.
+    Raises:
+        ValueError: a stream that no tokenizer is there for.
     """
 
-    dataset: str = "embedded"
-    config: str | None = None
-    text_column: str | None = None
-    streaming: bool = False
-    validation_fraction: float = 0.05
-    sample_by: str = "document"
-    tokenizer: str | None = None
-    vocab_size: int = 4096
-    tokenizer_documents: int | None = None
-    block_size: int = 256
-    train_size: int | None = None
-    eval_size: int | None = None
+    dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
+    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    text_column: str | None = option(None, "column that holds the text")
+    sample_by: Literal["document", "paragraph", "line"] = option("document", "what a document is in a .txt file")
+    streaming: bool = option(False, "read no more of the data set than train_size rows take")
+    validation_fraction: float = option(0.05, "share of the documents held out where there is no validation split")
+    tokenizer: str | None = option(None, "folder or Hub name; else the checkpoint's, or one is trained on the text")
+    vocab_size: int = option(4096, "tokens of a tokenizer that is trained")
+    tokenizer_documents: int | None = option(None, "documents that a tokenizer is trained on at most")
+    block_size: int = option(256, "tokens of a row")
 
     def __post_init__(self) -> None:
-        if self.streaming and self.train_size is None:
-            raise ValueError("streaming=True needs train_size: the number of rows that are read from the stream")
         if self.streaming and self.tokenizer is None and self.tokenizer_documents is None:
             raise ValueError("streaming=True needs a tokenizer, or tokenizer_documents to train one on")
 
@@ -80,7 +71,7 @@ class Text:
             self.dataset,
             split,
             self.text_column,
-            config=self.config,
+            config=self.dataset_config,
             streaming=self.streaming,
             validation_fraction=self.validation_fraction,
             sample_by=self.sample_by,
@@ -93,6 +84,8 @@ def language(
     text: Text,
     model: str | None = None,
     sizes: dict[str, Any] | None = None,
+    train_size: int | None = None,
+    eval_size: int | None = None,
 ) -> Experiment:
     """Train a language model.
 
@@ -102,10 +95,13 @@ def language(
         text: what to train on.
         model: preset or checkpoint; LLaMA for "clm" and BERT for "mlm" by default.
         sizes: fields of :class:`Sizes` that differ from 4 layers, 4 heads, width 128 and no dropout.
+        train_size, eval_size: rows at most; all of the text by default.
 
     Raises:
         ValueError: text, tokenizer or model cannot be had, or do not go together.
     """
+    if text.streaming and train_size is None:
+        raise ValueError("streaming=True needs train_size: the number of rows that are read from the stream")
     kind = kinds.of_task(task).name
     model = model or MODELS[kind]
     config = None if model in PRESETS else checkpoint_config(model)
@@ -127,7 +123,7 @@ def language(
     built = build_model(kind, model, "sdpa", shape)  # what does not fit ends it before the text is read
     if task == "clm":
         _check_causal(model, built)
-    train, held_out = _packed(accelerator, text, tokenizer)
+    train, held_out = _packed(accelerator, text, tokenizer, {"train": train_size, "validation": eval_size})
 
     def rows(seed: int) -> tuple[Rows, Rows]:
         if task == "clm":
@@ -177,8 +173,10 @@ def _trained(accelerator: Accelerator, text: Text) -> PreTrainedTokenizerBase:
     return from_json(broadcast_object_list(sent)[0])
 
 
-def _packed(accelerator: Accelerator, text: Text, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
-    """Rows of both splits, packed by one process of a machine and read by the others."""
+def _packed(
+    accelerator: Accelerator, text: Text, tokenizer: PreTrainedTokenizerBase, sizes: dict[str, int | None]
+) -> tuple[Dataset, Dataset]:
+    """Rows of both splits, of at most those sizes, packed by one process of a machine and read by the others."""
     folder = None
     if text.streaming:  # which cannot tell whether it gives the same again
         root = Path(datasets.config.HF_DATASETS_CACHE)
@@ -187,7 +185,7 @@ def _packed(accelerator: Accelerator, text: Text, tokenizer: PreTrainedTokenizer
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
     packed = []
     with accelerator.local_main_process_first():
-        for split, size in (("train", text.train_size), ("validation", text.eval_size)):
+        for split, size in sizes.items():
             key = split if text.streaming else None
             rows = pack(text.load(split), tokenizer, text.block_size, cache_dir=folder, key=key, max_rows=size)
             packed.append(rows)
