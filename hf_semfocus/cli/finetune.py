@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 from .. import kinds
-from ..console import check_at_least, check_unset, option, parse
+from ..console import check_unset, option, parse
 from ..experiments import (
     Examples,
     Experiment,
@@ -50,80 +50,81 @@ class FinetuneOptions:
 
     task: str = option("sequence", "sequence (a class per text), token (a class per word) or clm (next token)")
     model: str | None = option(None, "the checkpoint: a folder, or a name on the Hub")
-    dataset: str | None = option(None, "a file or folder (.json, .csv, .parquet; clm: also .txt), or a Hub name")
-    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
-    text_columns: list[str] = option([], "column of the text, two for pairs; found by name by default")  # noqa: RUF009
-    label_column: str | None = option(None, "column of the classes; found by name by default")
-    validation_fraction: float | None = option(None, "share held out where there is no validation split")
-    tokenizer: str | None = option(None, "folder or Hub name; the checkpoint's by default")
-    max_length: int | None = option(None, "cut texts to this many tokens; by default one that is too long is an error")
     block_size: int | None = option(None, "clm: tokens of a row; 256 by default")
     sample_by: Literal["document", "paragraph", "line"] | None = option(None, "clm: what a document is in a .txt file")
-    train_size: int | None = option(None, "training examples (clm: rows) at most")
-    eval_size: int | None = option(None, "held-out examples (clm: rows) at most")
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task={self.task!r}; expected one of {', '.join(TASKS)}")
-        for name in ("model", "dataset"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name}=None; expected a file or folder, or a name on the Hub")
-        others = ("label_column", "max_length") if self.task == "clm" else ("block_size", "sample_by")
-        for name in others:
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name}={getattr(self, name)!r} does not apply to task={self.task!r}")
-        if self.task == "clm" and len(self.text_columns) > 1:
-            raise ValueError(f"text_columns={self.text_columns!r}; expected one for task='clm'")
-        for name in ("train_size", "eval_size"):
-            check_at_least(name, getattr(self, name), 1)
+        if self.model is None:
+            raise ValueError("model=None; expected a file or folder, or a name on the Hub")
 
 
-OPTIONS = (FinetuneOptions, LoraOptions, SwapOptions, ComparisonOptions, TrainingOptions, HubOptions)
+OPTIONS = (FinetuneOptions, Examples, LoraOptions, SwapOptions, ComparisonOptions, TrainingOptions, HubOptions)
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Fine-tune with every attention and seed, write the report, and return the results of the runs."""
-    options, lora, swap, comparison, training, hub = parse(*OPTIONS, args=args, about=__doc__)
+    options, examples, lora, swap, comparison, training, hub = parse(*OPTIONS, args=args, about=__doc__)
+    check_applies(options, examples)
     check_swap(options, lora, swap, comparison, training, hub)
     accelerator = start(training, comparison.cpu_threads)
-    experiment = plain = make_experiment(accelerator, options)
+    experiment = plain = make_experiment(accelerator, options, examples)
     if lora.peft:
         experiment = with_lora(plain, lora)
     if swap.swap_only:
-        return swap_only(accelerator, plain, swap, training, comparison, options)
+        return swap_only(accelerator, plain, swap, training, comparison, options, examples)
     after = None
     if swap.swap and options.task == "clm":
         after = partial(swap_checkpoint, accelerator, plain, swap, comparison.seeds[0])
     elif swap.swap:
         after = partial(swap_dense_run, accelerator, experiment, swap)
-    return compare(
-        accelerator, experiment, training, comparison, hub, options, lora, swap, command="finetune", after=after
-    )
+    kept = (options, examples, lora, swap)
+    return compare(accelerator, experiment, training, comparison, hub, *kept, command="finetune", after=after)
 
 
-def make_experiment(accelerator: Any, options: FinetuneOptions) -> Experiment:
+def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Examples) -> Experiment:
     """Everything of the comparison but the attention, with all weights to be trained."""
-    shared = {"dataset": options.dataset, "config": options.dataset_config, "tokenizer": options.tokenizer}
-    shared |= {"train_size": options.train_size, "eval_size": options.eval_size}
-    if options.validation_fraction is not None:
-        shared["validation_fraction"] = options.validation_fraction
     if options.task != "clm":
-        columns = {"text_columns": options.text_columns or None, "label_column": options.label_column}
-        examples = Examples(**shared, **columns, max_length=options.max_length)
         return labelled(accelerator, options.task, options.model, examples)
     checkpoint(options.model)
+    given = {
+        "validation_fraction": examples.validation_fraction,
+        "sample_by": options.sample_by,
+        "block_size": options.block_size,
+    }
     text = Text(
-        **shared,
-        text_column=next(iter(options.text_columns), None),
-        sample_by=options.sample_by or "document",
-        block_size=256 if options.block_size is None else options.block_size,
+        examples.dataset,
+        examples.dataset_config,
+        next(iter(examples.text_columns), None),
+        tokenizer=examples.tokenizer,
+        **{name: value for name, value in given.items() if value is not None},
     )
+    sizes = {"train_size": examples.train_size, "eval_size": examples.eval_size}
     return replace(
-        language(accelerator, "clm", text, options.model),
-        name=title("clm", options.dataset, options.model),
+        language(accelerator, "clm", text, options.model, **sizes),
+        name=title("clm", examples.dataset, options.model),
         defaults={**DEFAULTS, "eval_batch_size": 16, "best_by": "loss"},  # of logits there are many
         attentions=ATTENTIONS,
     )
+
+
+def check_applies(options: FinetuneOptions, examples: Examples) -> None:
+    """Refuse options that the task has no use for.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for part, name, of_clm in (
+        (examples, "label_column", False),
+        (examples, "max_length", False),
+        (options, "block_size", True),
+        (options, "sample_by", True),
+    ):
+        if (value := getattr(part, name)) is not None and of_clm != (options.task == "clm"):
+            raise ValueError(f"{name}={value!r} does not apply to task={options.task!r}")
+    if options.task == "clm" and len(examples.text_columns) > 1:
+        raise ValueError(f"text_columns={examples.text_columns!r}; expected one for task='clm'")
 
 
 def check_swap(
@@ -134,7 +135,7 @@ def check_swap(
     training: TrainingOptions,
     hub: HubOptions,
 ) -> None:
-    """Refuse a swap of a model that there will not be.
+    """Refuse ``--swap`` without a dense run, and options that ``--swap_only`` has no use for.
 
     Raises:
         ValueError: names the option.

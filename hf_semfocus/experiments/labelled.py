@@ -13,13 +13,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .. import kinds
+from ..console import check_at_least, option
 from ..data import LabelledRows, TaggedRows, load_labelled, load_tokenizer
 from ..data.tokenized import TokenizedRows
 from ..kinds import Kind
 from ..metrics import OF_CLASSES
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, positions_of
-from ..training import check_at_least, option
 from .base import Experiment, title
 
 ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
@@ -95,7 +95,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
             text_columns=examples.text_columns or None,
             label_column=examples.label_column,
             config=examples.dataset_config,
-            **_unless_none(validation_fraction=examples.validation_fraction),
+            validation_fraction=0.1 if examples.validation_fraction is None else examples.validation_fraction,
         )
     accelerator.print(f"dataset={examples.dataset!r} has {data.found}")
     splits = {"training": (data.train, examples.train_size), "held-out": (data.validation, examples.eval_size)}

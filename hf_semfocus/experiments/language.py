@@ -17,12 +17,13 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import kinds
+from ..console import option
 from ..data import CausalRows, MaskedRows, load_text, load_tokenizer, pack, train_tokenizer
 from ..data.tokenizer import from_json
 from ..metrics import OF_TOKENS
 from ..models import PRESETS, Sizes, build_model
 from ..models.presets import checkpoint_config, first_position
-from ..training import Rows, option
+from ..training import Rows
 from .base import Experiment, title
 
 MODELS = {"causal_lm": "llama", "masked_lm": "bert"}
@@ -44,11 +45,7 @@ DEFAULTS = {
 
 @dataclass
 class Text:
-    """Which text a language model learns, and how it becomes rows of tokens; see :func:`load_text`.
-
-    Raises:
-        ValueError: a stream that no tokenizer is there for.
-    """
+    """Which text a language model learns, and how it becomes rows of tokens; see :func:`load_text`."""
 
     dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
     dataset_config: str | None = option(None, "configuration of a data set on the Hub")
@@ -60,10 +57,6 @@ class Text:
     vocab_size: int = option(4096, "tokens of a tokenizer that is trained")
     tokenizer_documents: int | None = option(None, "documents that a tokenizer is trained on at most")
     block_size: int = option(256, "tokens of a row")
-
-    def __post_init__(self) -> None:
-        if self.streaming and self.tokenizer is None and self.tokenizer_documents is None:
-            raise ValueError("streaming=True needs a tokenizer, or tokenizer_documents to train one on")
 
     def load(self, split: str) -> Dataset | IterableDataset:
         """The documents of a split."""
@@ -102,6 +95,8 @@ def language(
     """
     if text.streaming and train_size is None:
         raise ValueError("streaming=True needs train_size: the number of rows that are read from the stream")
+    if text.streaming and text.tokenizer is None and text.tokenizer_documents is None:
+        raise ValueError("streaming=True needs a tokenizer, or tokenizer_documents to train one on")
     kind = kinds.of_task(task).name
     model = model or MODELS[kind]
     config = None if model in PRESETS else checkpoint_config(model)
