@@ -20,8 +20,7 @@ from .results import Result
 from .usage import usage
 
 PACKAGES = ("hf_semfocus", "torch", "transformers", "accelerate", "peft", "safetensors")
-# beside this file in an installed wheel, in model_cards/ of the sources
-TEMPLATES = (Path(__file__).with_name("template.md"), Path(__file__).parents[2] / "model_cards" / "template.md")
+TEMPLATE = Path(__file__).with_name("template.md")
 
 
 def model_card(
@@ -100,8 +99,7 @@ def render(
         "cell": markdown.cell,
         "code": markdown.code,
     }
-    path = next((path for path in TEMPLATES if path.exists()), TEMPLATES[0])
-    card = ModelCard.from_template(data, template_path=str(path), **context)
+    card = ModelCard.from_template(data, template_path=str(TEMPLATE), **context)
     merge.check_markers(card.text)
     return before.join(data, card.text)
 
