@@ -330,6 +330,18 @@ def test_hostile_entries(entry, message, folders, family, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_hotswap_is_for_one_attention(tmp_path, gpt2):
+    from peft.utils.hotswap import hotswap_adapter as hotswap
+
+    model = AutoPeftModelForCausalLM.from_pretrained(gpt2 / "adapter")
+    hotswap(model, str(gpt2 / "adapter"), "default", torch_device="cpu")
+    for attention in ("topk_sparse:k=3", "sdpa"):
+        other = AutoModelForCausalLM.from_pretrained(gpt2 / "base", attn_implementation=attention)
+        get_peft_model(other, lora("gpt2")).save_pretrained(tmp_path / attention)
+        with pytest.raises(ValueError, match=f"with the attentions '{SPEC}' and '{attention}'; expected the same"):
+            hotswap(model, str(tmp_path / attention), "default", torch_device="cpu")
+
+
 def test_without_the_package_peft_names_it_and_with_it_all_is_well(gpt2):
     code = (
         "import sys, warnings\n"

@@ -37,11 +37,13 @@ def install() -> None:
 def _wrap_peft() -> None:
     from peft import PeftModel
     from peft.config import PeftConfigMixin
+    from peft.utils import hotswap
 
     wrap(PeftConfigMixin, "to_dict", _to_dict)
     wrap(PeftConfigMixin, "from_peft_type", _from_peft_type)
     wrap(PeftModel, "save_pretrained", save_model)
     wrap(PeftModel, "load_adapter", _load_into_peft)
+    wrap(hotswap, "check_hotswap_configs_compatible", _check_hotswap)
 
 
 def save_model(original: Callable[..., Any], self: PreTrainedModel | PeftModel, *args: Any, **kwargs: Any) -> Any:
@@ -153,6 +155,23 @@ def _from_peft_type(original: Callable[..., PeftConfig], cls: type, **kwargs: An
     config = original(cls, **kwargs)
     setattr(config, KEPT, entry)
     return config
+
+
+def _check_hotswap(original: Callable[..., None], now: PeftConfig, new: PeftConfig) -> None:
+    """Refuse to swap weights in place between adapters that were trained with different attentions.
+
+    An adapter that was neither loaded nor saved says nothing, and is not compared.
+
+    Raises:
+        ValueError: names both.
+    """
+    original(now, new)
+    before, after = ((kept(config) or {}).get("attention", DENSE) for config in (now, new))
+    if hasattr(now, KEPT) and before != after:
+        raise ValueError(
+            f"the adapters were trained with the attentions {before!r} and {after!r}; expected the same to hotswap, "
+            "or load_adapter"
+        )
 
 
 def _base(model: PreTrainedModel | PeftModel) -> Any:

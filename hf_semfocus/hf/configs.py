@@ -33,7 +33,7 @@ READ = "_semfocus_read"
 
 
 def apply() -> None:
-    """Wrap the methods; again is harmless."""
+    """Wrap the methods. Idempotent."""
     PreTrainedConfig.semfocus = property(said, say, doc="Parameters of the attention, where it is one of hf_semfocus.")
     wrap(PreTrainedConfig, "__post_init__", _post_init)
     wrap(PreTrainedConfig, "from_dict", _from_dict)

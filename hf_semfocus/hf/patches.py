@@ -40,7 +40,7 @@ UNASKED = "_semfocus_unasked"
 
 
 def apply() -> None:
-    """Wrap the methods; again is harmless."""
+    """Wrap the methods. Idempotent."""
     configs.apply()
     wrap(PreTrainedModel, "get_correct_attn_implementation", _get_correct)
     wrap(PreTrainedModel, "set_attn_implementation", _set)

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
-    """Call ``around(original, self, ...)`` in place of a method; again is harmless.
+    """Call ``around(original, self, ...)`` in place of a method. Idempotent.
 
     Of a class method, ``self`` is the class.
     """
@@ -30,7 +30,7 @@ def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
 
 
 def wrap_setter(cls: type, name: str, around: Callable[..., None]) -> None:
-    """Call ``around(original, self, value)`` where a property is set; again is harmless."""
+    """Call ``around(original, self, value)`` where a property is set. Idempotent."""
     found = getattr_static(cls, name)
     if getattr(found.fset, "_semfocus", False):
         return
@@ -44,7 +44,7 @@ def wrap_setter(cls: type, name: str, around: Callable[..., None]) -> None:
 
 
 def when_imported(name: str, action: Callable[[], None]) -> None:
-    """Call ``action`` once the module ``name`` is imported, now if it is; ``action`` must bear being called again."""
+    """Call ``action`` once the module ``name`` is imported, now if it is; ``action`` is idempotent."""
     if name in sys.modules:
         action()
     elif not any(isinstance(finder, _AfterImport) and finder.name == name for finder in sys.meta_path):
