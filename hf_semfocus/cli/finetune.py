@@ -38,7 +38,7 @@ from ..experiments import (
     with_lora,
 )
 from ..experiments.labelled import ATTENTIONS, DEFAULTS, ROWS
-from ..experiments.swap import DENSE
+from ..experiments.swap_options import DENSE
 from ..training import ComparisonOptions, TrainingOptions, start
 
 TASKS = [kinds.get(name).task for name in (*ROWS, "causal_lm")]

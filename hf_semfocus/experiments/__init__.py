@@ -11,7 +11,8 @@ from .compare import compare
 from .labelled import Examples, checkpoint, labelled
 from .language import Text, language
 from .publishing import HubOptions
-from .swap import SwapOptions, swap_checkpoint, swap_dense_run, swap_only
+from .swap import swap_checkpoint, swap_dense_run, swap_only
+from .swap_options import SwapOptions
 from .synthetic import synthetic
 
 __all__ = [
