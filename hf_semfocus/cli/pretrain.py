@@ -107,7 +107,7 @@ def check_applies(options: PretrainOptions, text: Text) -> None:
     """
     checkpoint = options.model is not None and options.model not in PRESETS
     if checkpoint:
-        checkpoint_config(options.model)  # or it is no model at all
+        checkpoint_config(options.model, presets=PRESETS)  # or it is no model at all
         check_unset(options, SIZES, f"on a checkpoint, model={options.model!r}")
     if options.task in LANGUAGE:
         check_unset(options, ("pad_as_tokens",), f"on task={options.task!r}")

@@ -19,7 +19,7 @@ from ..data.tokenized import TokenizedRows
 from ..kinds import Kind
 from ..metrics import OF_CLASSES
 from ..models import PRESETS, Sizes, build_model
-from ..models.presets import checkpoint_config, positions_of
+from ..models.checkpoints import checkpoint_config, positions_of
 from .base import Experiment, title
 
 ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
@@ -151,7 +151,7 @@ def checkpoint(model: str) -> PreTrainedConfig:
         place = f"./{model}" if Path(model).is_dir() else ON_THE_HUB.get(model)
         such = f" such as {place}" if place else ""
         raise ValueError(f"model={model!r} would have random weights; expected a folder or a name on the Hub{such}")
-    return checkpoint_config(model, presets=())
+    return checkpoint_config(model)
 
 
 @contextmanager

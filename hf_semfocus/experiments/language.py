@@ -22,7 +22,7 @@ from ..data import CausalRows, MaskedRows, load_text, load_tokenizer, pack, trai
 from ..data.tokenizer import from_json
 from ..metrics import OF_TOKENS
 from ..models import PRESETS, Sizes, build_model
-from ..models.presets import checkpoint_config, first_position
+from ..models.checkpoints import checkpoint_config, first_position
 from ..training import Rows
 from .base import Experiment, title
 
@@ -99,7 +99,7 @@ def language(
         raise ValueError("streaming=True needs a tokenizer, or tokenizer_documents to train one on")
     kind = kinds.of_task(task).name
     model = model or MODELS[kind]
-    config = None if model in PRESETS else checkpoint_config(model)
+    config = None if model in PRESETS else checkpoint_config(model, presets=PRESETS)
     named = text.tokenizer or (None if config is None else model)
     tokenizer = load_tokenizer(named) if named else _trained(accelerator, text)
     shape = Sizes(

@@ -1,6 +1,7 @@
 """Models of this library; importing this package makes them known to Transformers' Auto classes."""
 
-from .presets import PRESETS, Sizes, build_model, checkpoint_config
+from .checkpoints import checkpoint_config
+from .presets import PRESETS, Sizes, build_model
 from .semfocus_encoder import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
 __all__ = [

@@ -6,16 +6,14 @@ the name of the attention comes last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from .. import kinds
 from ..hf.settings import is_ours, resolve
-from ..messages import did_you_mean
+from .checkpoints import checkpoint_config, positions_of
 from .semfocus_encoder import SemFocusEncoderConfig
 
 
@@ -38,77 +36,62 @@ class Sizes:
     dropout: float = 0.01
 
 
-def _paper(s: Sizes, attention: str) -> PreTrainedConfig:
-    mechanism = resolve(attention, None)[0] if is_ours(attention) else None
-    last = getattr(mechanism, "global_position", "first") == "last"
-    return SemFocusEncoderConfig(
-        **_common(s),
-        intermediate_size=s.intermediate_size,
-        hidden_act=s.activation or "relu",
-        dropout=s.dropout,
-        max_position_embeddings=s.max_length,
-        num_global_tokens=mechanism.num_global_tokens if last else 0,
-    )
+@dataclass(frozen=True)
+class Preset:
+    """A family of models that is built from sizes.
+
+    Attributes:
+        family: its configuration.
+        activation: the one it has where none is wanted.
+        dropouts: fields that hold a probability of dropout.
+        language: the kind of language models it makes, if any; all make classifiers.
+        width_field, activation_field: names of the MLP's fields.
+    """
+
+    family: type[PreTrainedConfig]
+    activation: str
+    dropouts: tuple[str, ...]
+    language: str | None = None
+    width_field: str = "intermediate_size"
+    activation_field: str = "hidden_act"
+
+    def config(self, sizes: Sizes, attention: str) -> PreTrainedConfig:
+        """The configuration of those sizes; the paper's encoder gets the global tokens that an attention needs."""
+        given = {
+            "vocab_size": sizes.vocab_size,
+            "pad_token_id": sizes.pad_token_id,
+            "hidden_size": sizes.hidden_size,
+            "num_hidden_layers": sizes.num_layers,
+            "num_attention_heads": sizes.num_heads,
+            "max_position_embeddings": sizes.max_length,
+            self.width_field: sizes.intermediate_size,
+            self.activation_field: sizes.activation or self.activation,
+            **dict.fromkeys(self.dropouts, sizes.dropout),
+        }
+        if sizes.num_labels is not None:
+            given["num_labels"] = sizes.num_labels
+        if self.language == "causal_lm":
+            given |= {"bos_token_id": None, "eos_token_id": None, "use_cache": sizes.num_labels is None}
+        if self.family is SemFocusEncoderConfig and is_ours(attention):
+            mechanism = resolve(attention, None)[0]
+            if getattr(mechanism, "global_position", "first") == "last":
+                given["num_global_tokens"] = mechanism.num_global_tokens
+        return self.family(**given)
 
 
-def _gpt2(s: Sizes, attention: str) -> PreTrainedConfig:
-    return GPT2Config(
-        **_common(s),
-        n_inner=s.intermediate_size,
-        activation_function=s.activation or "gelu_new",
-        n_positions=s.max_length,
-        resid_pdrop=s.dropout,
-        embd_pdrop=s.dropout,
-        attn_pdrop=s.dropout,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=s.num_labels is None,
-    )
-
-
-def _bert(s: Sizes, attention: str) -> PreTrainedConfig:
-    return BertConfig(
-        **_common(s),
-        intermediate_size=s.intermediate_size,
-        hidden_act=s.activation or "gelu",
-        max_position_embeddings=s.max_length,
-        hidden_dropout_prob=s.dropout,
-        attention_probs_dropout_prob=s.dropout,
-    )
-
-
-def _llama(s: Sizes, attention: str) -> PreTrainedConfig:
-    return LlamaConfig(
-        **_common(s),
-        intermediate_size=s.intermediate_size,
-        hidden_act=s.activation or "silu",
-        max_position_embeddings=s.max_length,
-        attention_dropout=s.dropout,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=s.num_labels is None,
-    )
-
-
-def _common(s: Sizes) -> dict[str, Any]:
-    return {
-        **({} if s.num_labels is None else {"num_labels": s.num_labels}),
-        "vocab_size": s.vocab_size,
-        "pad_token_id": s.pad_token_id,
-        "hidden_size": s.hidden_size,
-        "num_hidden_layers": s.num_layers,
-        "num_attention_heads": s.num_heads,
-    }
-
-
-PRESETS: dict[str, Callable[[Sizes, str], PreTrainedConfig]] = {
-    "paper": _paper,
-    "gpt2": _gpt2,
-    "bert": _bert,
-    "llama": _llama,
+PRESETS = {
+    "paper": Preset(SemFocusEncoderConfig, "relu", ("dropout",)),
+    "gpt2": Preset(
+        GPT2Config,
+        "gelu_new",
+        ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        language="causal_lm",
+        width_field="n_inner",
+        activation_field="activation_function",
+    ),
+    "bert": Preset(BertConfig, "gelu", ("hidden_dropout_prob", "attention_probs_dropout_prob"), language="masked_lm"),
+    "llama": Preset(LlamaConfig, "silu", ("attention_dropout",), language="causal_lm"),
 }
-FAMILIES = {"causal_lm": ("gpt2", "llama"), "masked_lm": ("bert",)}
-"""Presets that make a language model of that kind; the others make classifiers only."""
 
 
 def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrainedModel:
@@ -127,10 +110,11 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
     """
     wanted = kinds.get(kind)
     if model in PRESETS:
-        if model not in FAMILIES.get(kind, PRESETS):
-            raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(FAMILIES[kind])} or a checkpoint")
-        return wanted.auto.from_config(PRESETS[model](sizes, attention), attn_implementation=attention)
-    config = checkpoint_config(model)
+        fit = [name for name, preset in PRESETS.items() if preset.language == kind]
+        if fit and model not in fit:
+            raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(fit)} or a checkpoint")
+        return wanted.auto.from_config(PRESETS[model].config(sizes, attention), attn_implementation=attention)
+    config = checkpoint_config(model, presets=PRESETS)
     if not wanted.classes(config):
         raise ValueError(f"model={model!r} is of the family {config.model_type!r}, which makes no {kind}")
     if config.vocab_size < sizes.vocab_size:
@@ -151,36 +135,3 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
         use_safetensors=True,
         trust_remote_code=False,
     )
-
-
-def checkpoint_config(model: str, presets: Sequence[str] = tuple(PRESETS)) -> PreTrainedConfig:
-    """The configuration of a checkpoint in a folder or on the Hub, where some names have no owner.
-
-    Args:
-        model: folder or name.
-        presets: names that would have done, too, for the error.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        choices = f"one of {', '.join(presets)}, " if presets else ""
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"model={model!r}{did_you_mean(model, presets)}; expected {choices}a folder or a name on the Hub, with a "
-            f"model: {reason}"
-        ) from error
-
-
-def positions_of(config: PreTrainedConfig) -> int | None:
-    """Tokens a model of that configuration takes at most; None if there is no limit."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if positions is None else positions - first_position(config)
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """The position of the first token: RoBERTa and its kin count from after the padding token."""
-    counts_on = any(name in config.model_type for name in ("roberta", "camembert", "xlm-roberta", "longformer"))
-    return config.pad_token_id + 1 if counts_on else 0

@@ -1,0 +1,42 @@
+"""Checkpoints in a folder or on the Hub: their configuration, and how many positions they have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..messages import did_you_mean
+
+
+def checkpoint_config(model: str, presets: Collection[str] = ()) -> PreTrainedConfig:
+    """The configuration of a checkpoint in a folder or on the Hub.
+
+    Args:
+        model: folder or name.
+        presets: other names that the caller takes, for the error.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        choices = f"one of {', '.join(presets)}, " if presets else ""
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"model={model!r}{did_you_mean(model, presets)}; expected {choices}a folder or a name on the Hub, with a "
+            f"model: {reason}"
+        ) from error
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Tokens a model of that configuration takes at most; None if there is no limit."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - first_position(config)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position of the first token: RoBERTa and its kin count from after the padding token."""
+    counts_on = any(name in config.model_type for name in ("roberta", "camembert", "xlm-roberta", "longformer"))
+    return config.pad_token_id + 1 if counts_on else 0
