@@ -31,7 +31,7 @@ LAYERS = {
     "data": {"files", "messages"},
     "quantities": set(),
     "metrics": {"quantities"},
-    "analysis": {"data", "figures", "files", "hf", "mechanisms", "messages", "tables"},
+    "analysis": {"attention", "backends", "data", "figures", "files", "hf", "mechanisms", "messages", "tables"},
     "reports": {"analysis", "figures", "metrics", "tables"},
     "training": {"console", "data", "files", "hf", "machine", "memory", "messages", "metrics", "quantities"},
     "grid": {"console", "files", "messages", "training"},

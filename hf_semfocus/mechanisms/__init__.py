@@ -3,8 +3,8 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import Mechanism, fields, parameters
-from .declare import choice, count, real
+from .base import Mechanism
+from .declare import choice, count, fields, parameters, real
 from .registry import build, get, names, on_register, parse, register
 
 __all__ = [

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..attention.positions import Positions
 from ..attention.selection import highest
+from .declare import parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,14 +198,3 @@ class Mechanism:
             f"{self.name}: {slot}() gives {given}; expected a {kind} tensor that broadcasts to [batch, heads, "
             f"queries, keys], here [{', '.join('any' if size is None else str(size) for size in shape)}]"
         )
-
-
-def parameters(cls: type[Mechanism]) -> list[str]:
-    """Names of the parameters of a mechanism class, its own before those it inherits."""
-    classes = [base for base in cls.__mro__ if issubclass(base, Mechanism)]
-    return sorted(fields(cls), key=lambda name: sum(name in fields(base) for base in classes))
-
-
-def fields(cls: type[Mechanism]) -> dict[str, dataclasses.Field]:
-    """Declarations of the parameters of a mechanism class: default, and metadata with ``meaning``."""
-    return {field.name: field for field in dataclasses.fields(cls)}

@@ -62,3 +62,14 @@ def choice(default: str, options: Sequence[str], meaning: str) -> Any:
         return value
 
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+
+
+def parameters(cls: type) -> list[str]:
+    """Names of the parameters of a mechanism class, its own before those it inherits."""
+    classes = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
+    return sorted(fields(cls), key=lambda name: sum(name in fields(base) for base in classes))
+
+
+def fields(cls: type) -> dict[str, dataclasses.Field]:
+    """Declarations of the parameters of a mechanism class: default, and metadata with ``meaning``."""
+    return {field.name: field for field in dataclasses.fields(cls)}

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..messages import did_you_mean, shown
-from .base import Mechanism, fields, parameters
+from .base import Mechanism
+from .declare import fields, parameters
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
 _LISTENERS: list[Callable[[str], None]] = []
