@@ -255,6 +255,18 @@ def test_what_cannot_be_read_is_an_error_of_one_line(case, streaming, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl"])
+def test_a_stream_that_cannot_be_read_to_its_end_says_where(kind, tmp_path):
+    line = '{"text": "%s"}\n' if kind == "jsonl" else "%s\n"
+    lines = ["text\n"] * (kind == "csv") + [line % ("a" * 1000)] * 12_000  # more than is read at a time
+    (tmp_path / f"validation.{kind}").write_text("".join(lines[:2]))
+    (tmp_path / f"train.{kind}").write_text("".join([*lines, line % "ü"]), encoding="latin-1")
+    documents = load_text(str(tmp_path), streaming=True, sample_by="line")
+    with pytest.raises(ValueError, match=rf"line {len(lines) + 1} of train\.{kind} is not UTF-8") as caught:
+        sum(1 for _ in documents)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

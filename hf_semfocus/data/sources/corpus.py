@@ -10,6 +10,7 @@ line.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import datasets
@@ -69,7 +70,23 @@ def load_text(
             documents = splits[split]
         else:
             documents = _hold_out(dataset, splits["train"], split, validation_fraction)
-    return _text_of(dataset, documents, split, text_column)
+    documents = _text_of(dataset, documents, split, text_column)
+    return _checked(dataset, documents) if isinstance(documents, IterableDataset) else documents
+
+
+def _checked(name: str, documents: IterableDataset) -> IterableDataset:
+    """The same stream, whose errors are of one line wherever in it they come."""
+
+    def read() -> Iterator[dict[str, str | None]]:
+        rows = iter(documents)
+        while True:
+            with reading(name):
+                row = next(rows, None)
+            if row is None:
+                return
+            yield row
+
+    return IterableDataset.from_generator(read, features=documents.features)
 
 
 def _hold_out(name: str, documents: Documents, split: str, fraction: float) -> Documents:
