@@ -23,13 +23,11 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
 from ...messages import check_integer
+from .columns import LABELS, TEXTS, find_label, find_texts, listed
 from .labels import Classes, Where, few, find_classes, from_cells
 from .places import is_csv, place
 from .reading import read_splits
 
-TEXTS = {"sequence": ("text", "sentence"), "token": ("tokens", "words")}
-"""Columns that hold the text by default, the first of them that there is."""
-LABELS = {"sequence": ("label", "labels"), "token": ("ner_tags", "tags", "pos_tags", "labels")}
 _STREAM = 0x6C6162
 """Keeps these random numbers apart from others drawn from the same seed."""
 
@@ -95,10 +93,10 @@ def load_labelled(
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction!r}; expected a share between 0 and 1")
     check_integer("seed", seed, 0)
-    cells = dict.fromkeys([*TEXTS[kind], *LABELS[kind], *_listed(text_columns), *_listed(label_column)], str)
+    cells = dict.fromkeys([*TEXTS[kind], *LABELS[kind], *listed(text_columns), *listed(label_column)], str)
     splits = read_splits(dataset, config, options={"csv": {"keep_default_na": False, "converters": cells}})
-    label = _label_column(dataset, splits["train"], kind, label_column)
-    texts = _text_columns(dataset, splits["train"], kind, text_columns, label)
+    label = find_label(dataset, splits["train"], kind, label_column)
+    texts = find_texts(dataset, splits["train"], kind, text_columns, label)
     names = [name for name in ("train", "validation") if name in splits]
     where = {name: partial(place, dataset, name) for name in names}
     try:
@@ -116,40 +114,6 @@ def load_labelled(
     if "validation" not in made:
         made = _hold_out(dataset, made["train"], validation_fraction, seed)
     return Labelled(made["train"], made["validation"], classes.names, kind)
-
-
-def _label_column(name: str, split: Dataset, kind: str, wanted: str | None) -> str:
-    wanted = wanted or next((column for column in LABELS[kind] if column in split.column_names), LABELS[kind][0])
-    if wanted not in split.column_names:
-        alone = split.column_names[0] if len(split.column_names) == 1 else ""
-        mark = next((mark for mark in ";\t" if mark in alone), None)
-        cure = "" if mark is None else f"; are its cells separated by {mark!r}? expected commas"
-        raise ValueError(
-            f"dataset={name!r} has no column {wanted!r}; expected label_column to be one of {split.column_names}{cure}"
-        )
-    return wanted
-
-
-def _listed(names: str | Sequence[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
-
-
-def _text_columns(name: str, split: Dataset, kind: str, wanted: str | Sequence[str] | None, label: str) -> list[str]:
-    others = [column for column in split.column_names if column != label]
-    if wanted is None:
-        text = [column for column in others if split.features[column] in (Value("string"), Value("large_string"))]
-        only = text if kind == "sequence" and len(text) == 1 else []
-        found = [column for column in TEXTS[kind] if column in others] or only or [TEXTS[kind][0]]
-        columns = found[:1]
-    else:
-        columns = _listed(wanted)
-    most = {"sequence": 2, "token": 1}[kind]
-    if not 1 <= len(columns) <= most or len(set(columns)) < len(columns):
-        raise ValueError(f"text_columns={wanted!r}; expected 1{' or 2' if most == 2 else ''} of {others}")
-    for column in columns:
-        if column not in others:
-            raise ValueError(f"dataset={name!r} has no column {column!r}; expected text_columns to be of {others}")
-    return columns
 
 
 def _read(split: str, rows: Dataset, kind: str, texts: list[str], label: str, where: Where) -> list[list[Any]]:
