@@ -282,12 +282,14 @@ def test_static_patterns_that_are_remembered_look_at_no_number(spec, backend):
 def test_a_set_of_kernels_is_two_functions_and_its_limits(monkeypatch):
     """One in plain tensors: padding, dense rows and the bias at the lists are the pipeline's concern."""
 
-    def attend(query, key, value, index, scale, bias, softcap, sinks, dropout_p, return_weights):
+    def attend(problem, index, bias, return_weights):
+        query = problem.query
         rows = torch.where(index < 0, 0, index).long().expand(*query.shape[:3], -1)
         batch, head = torch.arange(query.shape[0]).view(-1, 1, 1, 1), torch.arange(query.shape[1]).view(1, -1, 1, 1)
-        scores = (query.unsqueeze(3) * key[batch, head, rows]).sum(-1) * scale + (0 if bias is None else bias)
+        scores = (query.unsqueeze(3) * problem.key[batch, head, rows]).sum(-1) * problem.scale + bias
         weights = scores.masked_fill(index < 0, -1e30).softmax(-1).masked_fill(index < 0, 0)
-        return (weights.unsqueeze(-1) * value[batch, head, rows]).sum(3), weights if return_weights else None
+        output = (weights.unsqueeze(-1) * problem.value[batch, head, rows]).sum(3)
+        return output, weights if return_weights else None
 
     kernels = ModuleType("plain")
     kernels.LIMITS = backends.Limits(keeps="lists", devices=("cpu",), softcap=False, sinks=False, dropout=False)

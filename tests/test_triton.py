@@ -116,10 +116,7 @@ def selected(at, k, sign=1):
     from hf_semfocus.backends.lists.triton import selection
 
     with torch.no_grad():
-        seen = at.visibility
-        index = selection.select(
-            at.query, at.key, min(k, at.key.shape[2]), at.scale, sign, seen.mask, seen.limit
-        ).long()
+        index = selection.select(at, min(k, at.key.shape[2]), sign).long()
     present = index >= 0
     # one column more takes what is absent
     kept = torch.zeros(*index.shape[:3], at.key.shape[2] + 1, dtype=torch.int64, device=DEVICE)

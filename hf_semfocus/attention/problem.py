@@ -81,7 +81,13 @@ class Problem:
     def scores(self) -> Tensor:
         """Scores ``q k^T * scale`` with softcap and bias, unmasked: ``[batch, heads, queries, keys]``."""
         query = self.query.to(self.compute_dtype) * self.scale
-        return adjust(query @ self.repeat_heads(self.key).transpose(-1, -2), self.softcap, self.bias)
+        return self.adjust(query @ self.repeat_heads(self.key).transpose(-1, -2), self.bias)
+
+    def adjust(self, scores: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply softcap, then ``bias``, to scaled scores."""
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        return scores if bias is None else scores + bias
 
     def rows(self, start: int, stop: int) -> Problem:
         """The same problem for the queries ``start`` to ``stop - 1``."""
@@ -95,10 +101,3 @@ class Problem:
             visibility=self.visibility.rows(start, stop),
             bias=cut(self.bias),
         )
-
-
-def adjust(scores: Tensor, softcap: float | None, bias: Tensor | None) -> Tensor:
-    """Apply ``softcap``, then ``bias``, to scaled scores."""
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores if bias is None else scores + bias

@@ -26,46 +26,32 @@ from .making import make, take
 class Kernels(Protocol):
     """What a set of kernels is: two functions, and what they can be used for.
 
+    They get a problem whose tensors have a contiguous last dimension (the bias aside), and lists of keys: int32
+    ``[batch, heads, queries, slots]``, columns in any order, -1 in empty slots; batch and heads are 1 where all share
+    the lists.
+
     Attributes:
         LIMITS: what they can compute; ``keeps`` must be ``"lists"``.
         COMPILED: whether they are faster than matrix products whatever the size.
-        UPCAST: whether they take tensors in the type of the scores only, to which all are then converted; they have
-            a contiguous last dimension either way.
-        select: ``(query, key, k, scale, sign, mask, bias, limit) -> index``, the lists of the ``k`` keys of highest
-            ``sign * score``, as :func:`.native.kernels.select` describes them; None to have them made in PyTorch.
+        UPCAST: whether they want every tensor in the type of the scores.
+        select: ``(problem, k, sign) -> lists`` of the ``k`` keys of highest ``sign * score`` of every query, of equal
+            scores the later key; ``k`` is at most the number of keys. None to have them made in PyTorch.
     """
 
     LIMITS: Limits
     COMPILED: bool
     UPCAST: bool
-    select: Callable[..., Tensor] | None
+    select: Callable[[Problem, int, int], Tensor] | None
 
     def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        index: Tensor,
-        scale: float,
-        bias: Tensor | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        dropout_p: float,
-        return_weights: bool,
+        self, problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Softmax attention of every query over its list, differentiable with respect to every floating tensor.
 
         Args:
-            query: ``[batch, heads, queries, head_dim]``.
-            key: ``[batch, kv_heads, keys, head_dim]``.
-            value: ``[batch, kv_heads, keys, value_dim]``.
-            index: int32 ``[batch, heads, queries, slots]``, columns of keys in any order, -1 in empty slots; batch
-                and heads are 1 where all share the lists.
-            scale: factor of the scores.
+            problem: what to attend to; its ``visibility`` is in the lists already, and its ``bias`` in ``bias``.
+            index: the lists.
             bias: ``[batch, heads, queries, slots]``, added to the scores of the lists; None for none.
-            softcap: see :class:`~hf_semfocus.attention.problem.Problem`, as for the others.
-            sinks: ``[heads]``, contiguous; None for none.
-            dropout_p: probability that a weight is dropped.
             return_weights: whether the weights are wanted.
 
         Returns:
@@ -90,11 +76,8 @@ class OverLists:
         index, dense = make(mechanism, problem, kernels.select)
         bias = problem.bias
         if bias is not None:
-            bias = take(bias, index.expand(*problem.shape[:2], -1, -1))
-        output, weights = kernels.attend(
-            *(problem.query, problem.key, problem.value, index, problem.scale),
-            *(bias, problem.softcap, problem.sinks, problem.dropout_p, return_weights),
-        )
+            bias = take(bias, index.expand(*problem.shape[:2], -1, -1)).contiguous()
+        output, weights = kernels.attend(problem, index, bias, return_weights)
         if weights is not None:
             weights = _in_full(weights, index, problem.shape[3])
         return (output, weights) if dense is None else wide.fill(problem, dense, output, weights)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...attention.problem import adjust
+from ...attention.problem import Problem
+from ...attention.visibility import Visibility
 from ...mechanisms import Mechanism
 from .. import eager, tracing
 from ..limits import Limits
@@ -26,21 +27,9 @@ UPCAST = True
 select = None
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    index: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    dropout_p: float,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor | None]:
+def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool) -> tuple[Tensor, Tensor | None]:
     """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
-    drop = partial(F.dropout, p=dropout_p)
-    output, weights = _over(query, key, value, index, scale, bias, softcap, sinks, drop)
+    output, weights = _over(problem, index, bias, partial(F.dropout, p=problem.dropout_p))
     return output, weights if return_weights else None
 
 
@@ -65,37 +54,29 @@ def gradients(
     # one input may come twice, as key and value
     query, key, value, bias, sinks = own = [None if t is None else t.view_as(t) for t in inputs]
     drop = (lambda weights: weights) if dropout is None else dropout.mul
-    output, _ = _over(query, key, value, index, scale, bias, None, sinks, drop)
+    everywhere = Visibility(None, None, False, query.shape[2], query.device)
+    output, _ = _over(Problem(query, key, value, everywhere, scale, sinks=sinks), index, bias, drop)
     needed = [tensor for tensor, wants in zip(own, wanted, strict=True) if wants]
     found = iter(torch.autograd.grad(output, needed, grad_output, create_graph=True))
     return [next(found) if wants else None for wants in wanted]
 
 
 def _over(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    index: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    drop: Callable[[Tensor], Tensor],
+    problem: Problem, index: Tensor, bias: Tensor | None, drop: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Output and weights over lists; half precision is computed in float32."""
-    (batch, heads, queries, _), keys, slots = query.shape, key.shape[2], index.shape[-1]
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    """Output and weights over lists."""
+    (batch, heads, queries, keys), slots = problem.shape, index.shape[-1]
 
     def table(tensor: Tensor) -> Tensor:
         # one table of rows for all heads, with a row of zeros at the end of each for empty slots
-        padded = F.pad(tensor.to(dtype), (0, 0, 0, 1)).unsqueeze(2)
-        return padded.expand(-1, -1, heads // tensor.shape[1], -1, -1).flatten(0, 3)
+        return F.pad(problem.repeat_heads(tensor), (0, 0, 0, 1)).flatten(0, 2)
 
     offset = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * (keys + 1)
     rows = (torch.where(index < 0, keys, index) + offset).view(-1, slots)
-    scores = dot(query.to(dtype).flatten(0, 2) * scale, table(key), rows).view(batch, heads, queries, slots)
-    weights = eager.weigh(Mechanism(), adjust(scores, softcap, bias), index >= 0, sinks)
-    output = mix(drop(weights).view(-1, slots), table(value), rows)
+    query = problem.query.to(problem.compute_dtype) * problem.scale
+    scores = dot(query.flatten(0, 2), table(problem.key), rows).view(batch, heads, queries, slots)
+    weights = eager.weigh(Mechanism(), problem.adjust(scores, bias), index >= 0, problem.sinks)
+    output = mix(drop(weights).view(-1, slots), table(problem.value), rows)
     return output.view(batch, heads, queries, -1), weights
 
 

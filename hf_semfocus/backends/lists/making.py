@@ -33,16 +33,14 @@ class Lists(NamedTuple):
     dense: wide.Rows | None = None
 
 
-def make(mechanism: Mechanism, problem: Problem, select: Callable[..., Tensor] | None = None) -> Lists:
+def make(mechanism: Mechanism, problem: Problem, select: Callable[[Problem, int, int], Tensor] | None = None) -> Lists:
     """The lists of ``mechanism``, by ``select`` (see :class:`.Kernels`) where it chooses keys by score alone."""
     with torch.no_grad():
         if not mechanism.selects:
             return _static(mechanism, problem)
         if select is None or not mechanism.selects_by_score:
             return Lists(torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2))
-        visible, k = problem.visibility, min(mechanism.k, problem.shape[3])
-        query, key, bias = problem.query, problem.key, problem.bias
-        return Lists(select(query, key, k, problem.scale, mechanism.by_score, visible.mask, bias, visible.limit))
+        return Lists(select(problem, min(mechanism.k, problem.shape[3]), mechanism.by_score))
 
 
 def take(bias: Tensor, index: Tensor) -> Tensor:

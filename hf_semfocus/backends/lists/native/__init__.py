@@ -6,20 +6,17 @@ every query, the scores that can still be among the k best. Forward and backward
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....attention.problem import Problem
 from ... import tracing
 from ...limits import Limits
 from .. import gather
 from . import build, kernels
-from .kernels import select
-
-__all__ = ["COMPILED", "LIMITS", "UPCAST", "attend", "select"]
-
 
 LIMITS = Limits(
     keeps="lists",
@@ -33,23 +30,19 @@ COMPILED = True
 UPCAST = True
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    index: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    softcap: None,
-    sinks: Tensor | None,
-    dropout_p: float,
-    return_weights: Literal[False],
-) -> tuple[Tensor, None]:
+def select(problem: Problem, k: int, sign: int) -> Tensor:
+    """See :class:`hf_semfocus.backends.lists.Kernels`."""
+    seen = problem.visibility
+    return kernels.select(problem.query, problem.key, k, problem.scale, sign, seen.mask, problem.bias, seen.limit)
+
+
+def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool) -> tuple[Tensor, None]:
     """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
-    dropout = None
-    if dropout_p:
-        dropout = F.dropout(query.new_ones(*query.shape[:3], index.shape[-1]), dropout_p)
-    return _Attend.apply(query, key, value, bias, sinks, index, dropout, scale), None
+    query, dropout = problem.query, None
+    if problem.dropout_p:
+        dropout = F.dropout(query.new_ones(*query.shape[:3], index.shape[-1]), problem.dropout_p)
+    inputs = (query, problem.key, problem.value, bias, problem.sinks)
+    return _Attend.apply(*inputs, index, dropout, problem.scale), None
 
 
 class _Attend(torch.autograd.Function):

@@ -11,6 +11,7 @@ import os
 import torch
 from torch import Tensor
 
+from ....attention.problem import Problem
 from ...limits import Limits
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -36,36 +37,16 @@ COMPILED = True
 UPCAST = False
 
 
-def select(
-    query: Tensor,
-    key: Tensor,
-    k: int,
-    scale: float,
-    sign: int,
-    mask: Tensor | None,
-    bias: None,
-    limit: Tensor | None,
-) -> Tensor:
-    """See :class:`hf_semfocus.backends.lists.Kernels`; ``bias`` must be None."""
+def select(problem: Problem, k: int, sign: int) -> Tensor:
+    """See :class:`hf_semfocus.backends.lists.Kernels`."""
     from . import selection
 
-    with torch.cuda.device_of(query):
-        return selection.select(query, key, k, scale, sign, mask, limit)
+    with torch.cuda.device_of(problem.query):
+        return selection.select(problem, k, sign)
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    index: Tensor,
-    scale: float,
-    bias: None,
-    softcap: None,
-    sinks: Tensor | None,
-    dropout_p: float,
-    return_weights: bool,
-) -> tuple[Tensor, None]:
-    """See :meth:`hf_semfocus.backends.lists.Kernels.attend`; there must be no ``bias`` and no ``softcap``."""
+def attend(problem: Problem, index: Tensor, bias: None, return_weights: bool) -> tuple[Tensor, None]:
+    """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
     from . import function
 
-    return function.attend(query, key, value, index, scale, sinks, dropout_p), None
+    return function.attend(problem, index), None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....attention.problem import Problem
 from ... import tracing
 from .. import gather
 from . import attention
@@ -52,11 +53,10 @@ class _Attention(torch.autograd.Function):
         return *grads, None, None
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, index: Tensor, scale: float, sinks: Tensor | None, dropout_p: float
-) -> Tensor:
+def attend(problem: Problem, index: Tensor) -> Tensor:
     """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
     # drawn on the CPU, where it costs no synchronization; checkpointing restores this generator too
-    seed = int(torch.randint(2**31 - 1, (), device="cpu")) if dropout_p else 0
-    index = index.expand(*query.shape[:2], -1, -1).contiguous()
-    return _Attention.apply(query, key, value, sinks, index, (scale, dropout_p, seed))
+    seed = int(torch.randint(2**31 - 1, (), device="cpu")) if problem.dropout_p else 0
+    index = index.expand(*problem.shape[:2], -1, -1).contiguous()
+    inputs = (problem.query, problem.key, problem.value, problem.sinks)
+    return _Attention.apply(*inputs, index, (problem.scale, problem.dropout_p, seed))

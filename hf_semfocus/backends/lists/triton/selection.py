@@ -32,6 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....attention.problem import Problem
 from .common import gathered_tile, padded, place, rows_of, vectors
 
 # Bits, candidates and their scores of all rows that are worked on at a time: 256 MiB.
@@ -76,30 +77,17 @@ def tile_for(k: int, queries: int, head_dim: int, element_size: int) -> Tile:
     return Tile(rows, columns, min(dims, padded(head_dim)), 4 if rows == 16 else 8, 2)
 
 
-def select(
-    query: Tensor,
-    key: Tensor,
-    k: int,
-    scale: float,
-    sign: int,
-    mask: Tensor | None,
-    limit: Tensor | None,
-) -> Tensor:
-    """Columns of the ``k`` keys with the highest ``sign * score`` of every query, in no particular order.
+def select(problem: Problem, k: int, sign: int) -> Tensor:
+    """Columns of the ``k`` visible keys with the highest ``sign * score`` of every query, in no particular order.
 
-    Args:
-        query: ``[batch, heads, queries, head_dim]``, last dimension contiguous.
-        key: ``[batch, kv_heads, keys, head_dim]``, last dimension contiguous.
-        k: from 1 to the number of keys.
-        scale: factor of the scores.
-        sign: 1 or -1.
-        mask: bool, broadcastable to the scores, True where a query may see a key; None for everywhere.
-        limit: int64 ``[queries]``, the last column each query may see; None for no limit.
+    The last dimension of query and key must be contiguous.
 
     Returns:
-        int32 ``[batch, heads, queries, k]``; -1 at the end where a query has fewer allowed keys.
+        int32 ``[batch, heads, queries, k]``; -1 at the end where a query sees fewer keys.
     """
-    (batch, heads, queries, head_dim), keys = query.shape, key.shape[2]
+    query, key, scale = problem.query, problem.key, problem.scale
+    mask, limit = problem.visibility.mask, problem.visibility.limit
+    (batch, heads, queries, keys), head_dim = problem.shape, query.shape[-1]
     tile = tile_for(k, queries, head_dim, query.element_size())
     capacity, blocks = padded(2 * k), triton.cdiv(keys, 32 * tile.columns)
     words_per_row = blocks * tile.columns + 2 * capacity
