@@ -2,9 +2,14 @@
 
 import math
 from decimal import Decimal, getcontext
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny_config
+from transformers import LlamaForCausalLM
 
 from hf_semfocus import analysis
 from hf_semfocus.analysis import Condition
@@ -125,6 +130,26 @@ def test_conditions_of_records():
         analysis.conditions(dense, sparse, 4)
 
 
+def test_conditions_of_captured_models():
+    model = LlamaForCausalLM(tiny_config("llama"))
+    records = []
+    for attention in ("sdpa", "topk_sparse:k=3", "banded_sparse:window=3"):
+        model.set_attn_implementation(attention)
+        with analysis.capture(model) as record:
+            model(torch.arange(3, 27).view(2, 12))
+        records.append(record)
+    dense, sparse, band = records
+    found = analysis.conditions(dense, sparse, 3)
+    assert [each.layer for each in found] == [None] * 4 + [0] * 4 + [1] * 4
+    for each in found:
+        assert each.delta_s == dense.pooled("dispersion", each.layer).quantiles([each.quantile])[0]
+        smallest = sparse.pooled("separation", each.layer).quantiles([1 - each.quantile])[0]
+        assert each.separation == pytest.approx(smallest, abs=1e-12)
+        assert each.lambda_x == analysis.lambda_x(each.delta_s, each.delta_h, each.separation, each.beta / 3)
+    with pytest.raises(ValueError, match="keeps other keys than those of the highest scores"):
+        analysis.conditions(dense, band, 3)
+
+
 @pytest.mark.parametrize("delta_s", [0.25, 1.0, 4.0, 32.0, 1e3])
 @pytest.mark.parametrize("c1", [0.0, 0.3, 0.9])
 def test_regions_end_where_the_conditions_do(c1, delta_s):
@@ -149,10 +174,8 @@ def test_pictures_of_regions(tmp_path):
 
 
 def test_public_names_are_found_and_not_hidden_by_modules():
-    from pathlib import Path
-
     for name in dir(analysis):
-        assert callable(getattr(analysis, name))
+        assert not isinstance(getattr(analysis, name), ModuleType)
         assert not (Path(analysis.__file__).parent / f"{name}.py").exists(), f"importing {name}.py hides {name}()"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = analysis.nothing

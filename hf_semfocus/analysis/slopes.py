@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .surface import Landscape
+from .landscapes import Landscape
 
 RADII = tuple(hundredth / 100 for hundredth in range(1, 71))
 PERCENTILES = (50, 75, 95, 99)

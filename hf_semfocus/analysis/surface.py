@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,46 +21,12 @@ from ..hf.parameters import own
 from ..hf.switching import configurations
 from ..messages import check_integer
 from .directions import moved, random_directions
+from .landscapes import Landscape, read_done
 
 Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
 """An objective of :mod:`hf_semfocus.training`: summed loss, predictions and references of a batch."""
-
-
 SECONDS = 10
 """Time after which what is done is written to the file again."""
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """Loss and accuracy at ``Theta + axis[i] d1 + axis[j] d2``.
-
-    Attributes:
-        axis: float64 ``[points]``, from -extent to extent.
-        loss: float64 ``[points, points]``, mean over the rows' units in nats.
-        accuracy: float64 ``[points, points]``, share of correct units.
-        lengths: of d1 and d2, in the Euclidean norm over all weights.
-        settings: what was evaluated, and how.
-    """
-
-    axis: np.ndarray
-    loss: np.ndarray
-    accuracy: np.ndarray
-    lengths: tuple[float, float]
-    settings: dict[str, Any]
-
-    @classmethod
-    def load(cls, file: str | Path) -> Landscape:
-        """Read what :func:`landscape` wrote; places that are not done are NaN."""
-        held = json.loads(Path(file).read_text(encoding="utf-8"))
-        return cls._made(held["settings"], held["lengths"], held["done"])
-
-    @classmethod
-    def _made(cls, settings: dict[str, Any], lengths: tuple[float, float], done: list[list[float]]) -> Landscape:
-        points, extent = settings["points"], settings["extent"]
-        values = np.full((2, points, points), np.nan)
-        for i, j, *found in done:
-            values[:, i, j] = found
-        return cls(np.linspace(-extent, extent, points), *values, tuple(lengths), settings)
 
 
 def landscape(
@@ -113,15 +76,16 @@ def landscape(
         **{"attention_dropout": attention_dropout, "attention": _attention(model), "weights": _checksum(model)},
     }
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    done = _read(Path(file), settings) if file is not None and rank == 0 else []
+    done = read_done(Path(file), settings) if file is not None and rank == 0 else []
     if world > 1:
         [done] = broadcast_object_list([done])
-    axis, cuda = np.linspace(-extent, extent, points), model_device(model).type == "cuda"
+    axis, device = np.linspace(-extent, extent, points), next(model.parameters()).device
 
     def place(i: int, j: int) -> list[float]:
-        with torch.random.fork_rng([model_device(model)] if cuda else []), moved(model, directions, axis[i], axis[j]):
-            torch.manual_seed(i * points + j)  # with dropout, whatever was computed before it
-            return [i, j, *_mean(model, rows, objective, batch_size)]
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), moved(model, directions, axis[i], axis[j]):
+            torch.manual_seed(i * points + j)  # dropout does not depend on what was computed before
+            return [i, j, *_mean(model, rows, objective, batch_size, device)]
 
     def keep() -> None:
         if file is not None and rank == 0:
@@ -130,6 +94,7 @@ def landscape(
     bar = tqdm(total=points**2, initial=len(done), desc="landscape", disable=None if show and rank == 0 else True)
     seen, kept = {(i, j) for i, j, *_ in done}, time.monotonic()
     todo = [(i, j) for i in range(points) for j in range(points) if (i, j) not in seen]
+    keep()  # a file that cannot be written is refused before anything is computed
     try:
         with bar, _evaluated(model, attention_dropout):
             for start in range(0, len(todo), world):
@@ -142,18 +107,16 @@ def landscape(
                     kept = time.monotonic()
     finally:  # also of one that is stopped
         keep()
-    return Landscape._made(settings, directions.lengths, done)
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter."""
-    return next(model.parameters()).device
+    return Landscape.made(settings, directions.lengths, done)
 
 
 @torch.no_grad()
-def _mean(model: nn.Module, rows: Rows, objective: Objective, batch_size: int) -> tuple[float, float]:
+def _mean(
+    model: nn.Module, rows: Rows, objective: Objective, batch_size: int, device: torch.device
+) -> tuple[float, float]:
+    """Loss and accuracy over all rows."""
     loss, correct, order = 0.0, 0, np.arange(len(rows))
-    for batch in iterate(rows, order, batch_size, device=model_device(model)):
+    for batch in iterate(rows, order, batch_size, device=device):
         part, predictions, references = objective(model, batch.parts[0].inputs)
         loss, correct = loss + float(part), correct + int((predictions == references).sum())
     return loss / rows.units(order), correct / rows.units(order)
@@ -164,7 +127,7 @@ def _evaluated(model: nn.Module, attention_dropout: bool) -> Iterator[None]:
     """Evaluation mode, except for attention modules if their dropout is wanted; modes are put back afterwards."""
     before = {module: module.training for module in model.modules()}
     try:
-        for module in model.modules():
+        for module in before:
             module.training = attention_dropout and "Attention" in type(module).__name__
         yield
     finally:
@@ -174,8 +137,8 @@ def _evaluated(model: nn.Module, attention_dropout: bool) -> Iterator[None]:
 
 def _attention(model: nn.Module) -> list[str]:
     """Names and parameters of the attentions in a model's configurations."""
-    found = (f"{config._attn_implementation} {own(config) or ''}".strip() for config in configurations(model))
-    return list(dict.fromkeys(found))
+    found = [f"{config._attn_implementation} {own(config) or ''}".strip() for config in configurations(model)]
+    return sorted(set(found))
 
 
 def _checksum(model: nn.Module) -> int:
@@ -184,20 +147,3 @@ def _checksum(model: nn.Module) -> int:
     for parameter in model.parameters():
         value = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy(), value)
     return value
-
-
-def _read(file: Path, settings: dict[str, Any]) -> list[list[float]]:
-    """What a file holds of the same landscape."""
-    if not file.exists():
-        return []
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        before, done = held["settings"], held["done"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"file={str(file)!r} is no landscape; expected a new file, or one that was begun") from None
-    changed = [
-        f"{name}: {before.get(name)!r} -> {value!r}" for name, value in settings.items() if before.get(name) != value
-    ]
-    if changed:
-        raise ValueError(f"file={str(file)!r} holds another landscape ({'; '.join(changed)}); expected a new file")
-    return done

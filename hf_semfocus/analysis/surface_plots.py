@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..figures import COLOURS, STYLES, new_figure
+from .landscapes import Landscape
 from .slopes import PERCENTILES, lipschitz
-from .surface import Landscape
 
 LEVELS = 14
 UNITS = {"parameters": "nats / ||Theta - Theta'||", "grid": "nats / step of the grid (official scripts)"}
