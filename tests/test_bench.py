@@ -22,7 +22,6 @@ from hf_semfocus.benchmark import (
     Suite,
     contestants,
     markdown,
-    probe,
     remarks,
     run,
     suite,
@@ -32,7 +31,7 @@ from hf_semfocus.benchmark.cases import BELOW_SDPA, Case
 from hf_semfocus.benchmark.contestants import EAGER, OURS, SDPA, XTRANSFORMERS
 from hf_semfocus.benchmark.correct import SMALL, check, separated
 from hf_semfocus.benchmark.inputs import Inputs, step
-from hf_semfocus.benchmark.memory import peak_in_own_process, peak_of
+from hf_semfocus.benchmark.memory import peak_in_own_process, peak_of, probe
 from hf_semfocus.benchmark.scaling import exponent, series
 from hf_semfocus.benchmark.steps import MAIN_JOB, STEPS, time_step
 from hf_semfocus.benchmark.suites import CPU, CUDA
@@ -346,7 +345,7 @@ def test_memory_of_a_mechanism_from_outside_is_measured_where_it_is_registered(t
 
     def in_a_process_that_knows_it_not_yet(command, **options):
         del registry._REGISTRY["outside_sparse"], sys.modules["outside"]
-        found = probe.main(json.loads(command[-1]))
+        found = probe(json.loads(command[-1]))
         return SimpleNamespace(returncode=0, stdout=json.dumps(found))
 
     monkeypatch.setattr(subprocess, "run", in_a_process_that_knows_it_not_yet)

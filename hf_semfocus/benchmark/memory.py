@@ -14,16 +14,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from ..mechanisms import get
 from ..memory import peak_megabytes, reset_peak
 from .cases import Case
+from .contestants import chosen, contestants
+from .inputs import Inputs, step
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 """Environment of the process: glibc gives every tensor pages of its own and takes them back when it is freed.
@@ -32,8 +36,12 @@ By default it keeps freed memory for the next tensor, and resident memory is mor
 """
 
 
-def peak_of(step: Callable[[], Any], device: torch.device) -> float:
-    """Memory that ``step`` takes at its highest over what was taken before, in 10**6 bytes."""
+TINY = 128
+"""Keys of the problem whose step comes first."""
+
+
+def peak_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Memory that ``call`` takes at its highest over what was taken before, in 10**6 bytes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -41,7 +49,7 @@ def peak_of(step: Callable[[], Any], device: torch.device) -> float:
     else:
         before = psutil.Process().memory_info().rss / 1e6
     reset_peak(device)
-    kept = step()
+    kept = call()
     peak = peak_megabytes(device) - before
     del kept
     return peak
@@ -67,7 +75,7 @@ def peak_in_own_process(
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}.probe", json.dumps(asked)],
+        [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(asked)],
         env={**os.environ, **ALLOCATOR, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -77,3 +85,24 @@ def peak_in_own_process(
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return {"failed": f"killed by signal {-done.returncode}" if done.returncode < 0 else last}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """In the process that :func:`peak_in_own_process` starts: measure what is asked for, and print it."""
+    print(json.dumps(probe(json.loads(sys.argv[1]))))
+
+
+def probe(asked: dict[str, Any]) -> dict[str, float]:
+    """Measure what :func:`peak_in_own_process` asks for."""
+    import_module(asked["registered_by"])  # a mechanism may come from outside
+    case, device = Case(**asked["case"]), torch.device(asked["device"])
+    torch.set_num_threads(asked["threads"])
+    inputs = Inputs.of(case, device)
+    backend = chosen(case, inputs, asked["backend"])  # which the tiny problem is to be computed with, too
+    tiny = replace(case, keys=min(TINY, case.keys), queries=min(TINY, case.queries))
+    step(contestants(tiny, backend, device)[0][asked["contestant"]], Inputs.of(tiny, device))
+    attend = contestants(case, backend, device)[0][asked["contestant"]]
+    results: list[Tensor] = []
+    peak = peak_of(lambda: results.extend(step(attend, inputs)), device)
+    size = sum(result.numel() * result.element_size() for result in results)
+    return {"megabytes": round(peak, 1), "results_megabytes": round(size / 1e6, 1)}

@@ -49,19 +49,11 @@ def series(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 full = name if name in DENSE else f"{name} {case['mechanism']}"
                 if value > 0:
                     found.setdefault((full, problem, quantity), {})[case["keys"]] = value
+    fields = ("name", "problem", "quantity")
     made = []
-    for (name, problem, quantity), points in found.items():
+    for key, points in found.items():
         if len(points) >= FEWEST:
-            sizes = sorted(points)
-            values = [points[size] for size in sizes]
-            made.append(
-                {
-                    "name": name,
-                    "problem": problem,
-                    "quantity": quantity,
-                    "sizes": sizes,
-                    "values": values,
-                    "exponent": round(exponent(sizes, values), 3),
-                }
-            )
+            sizes, values = zip(*sorted(points.items()), strict=True)
+            line = {"sizes": list(sizes), "values": list(values), "exponent": round(exponent(sizes, values), 3)}
+            made.append({**dict(zip(fields, key, strict=True)), **line})
     return made
