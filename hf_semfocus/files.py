@@ -76,8 +76,8 @@ def crc(path: Path) -> int:
     return value
 
 
-def publish(unfinished: Path, folder: Path) -> None:
-    """Give a finished folder its name, in one step; a folder that has the name already is deleted first."""
+def name_finished(unfinished: Path, folder: Path) -> None:
+    """Rename a folder that is finished, in one step; a folder of that name is deleted first."""
     for path in (*unfinished.rglob("*"), unfinished):
         sync(path)
     shutil.rmtree(folder, ignore_errors=True)

@@ -531,7 +531,7 @@ def test_a_run_without_a_plot_says_so(monkeypatch, tmp_path, capsys):
     scaling = [{"name": SDPA, "problem": "n", "quantity": "seconds", "sizes": [1, 2], "values": [1, 2], "exponent": 1}]
     result = {**run(plan(TINY, repeats=1)), "scaling": scaling}
     monkeypatch.setattr(bench, "draw", no_matplotlib)
-    bench.publish(result, tmp_path)
+    bench.write_results(result, tmp_path)
     assert "no bench.png: plots need matplotlib" in capsys.readouterr().out
     assert "bench.png" not in (tmp_path / "bench.md").read_text()
 

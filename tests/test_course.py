@@ -229,7 +229,7 @@ def test_batch_of_a_run_that_diverged_is_kept(tmp_path):
     kept = load_file(tmp_path / "runs" / "sdpa_7" / "diverged" / "batch-0.safetensors")
     parts = np.array_split(record["rows"], 2)
     for number, part in enumerate(parts):
-        inputs = data.batch(part, together_with=np.array(record["rows"]))
+        inputs = data.batch(part, whole_batch=np.array(record["rows"]))
         assert {name.split(".")[1] for name in kept} == set(inputs)
         assert all(torch.equal(kept[f"{number}.{name}"], tensor) for name, tensor in inputs.items())
 

@@ -187,7 +187,7 @@ def test_rows_of_any_length_and_their_loss(family):
                     said = logits[place - 1]
                     expected += [-said.log_softmax(-1)[target], int(said.argmax()) == target]
         order = np.array([2, 0, 1])
-        inputs = data.batch(order, together_with=order)
+        inputs = data.batch(order, whole_batch=order)
         loss, predictions, references = causal_lm(model, inputs)
         correct = (predictions == references).sum()
     assert [float(loss), int(correct)] == pytest.approx(expected.tolist(), rel=1e-5)
@@ -195,7 +195,7 @@ def test_rows_of_any_length_and_their_loss(family):
     assert data.units(order) == 24 == (inputs["labels"] != -100).sum()
     assert inputs["input_ids"].shape == (3, 64)
     assert inputs["attention_mask"].sum(1).tolist() == [32, 64, 40]
-    short = data.batch(order[:1], together_with=order[[0, 2]])
+    short = data.batch(order[:1], whole_batch=order[[0, 2]])
     assert short["input_ids"].tolist() == [list(rows[2]) + [TASK.pad_token_id] * 8]
     assert short["labels"].tolist() == [list(labels[2]) + [-100] * 8]
     assert "attention_mask" not in TokenRows(rows[:1] * 2, labels[:1] * 2, 0).batch(order[1:], order[1:])

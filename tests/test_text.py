@@ -476,7 +476,7 @@ def test_causal_loss_is_that_of_the_documents_alone(family, spec, packed, docume
     everything = np.random.default_rng(0).permutation(len(rows))
     found = np.zeros(3)
     for batch in np.array_split(everything, 4):
-        _, (loss, correct) = seen_logits(model, causal_lm, rows.batch(batch, together_with=everything))
+        _, (loss, correct) = seen_logits(model, causal_lm, rows.batch(batch, whole_batch=everything))
         found += [loss, correct, rows.units(batch)]
     assert found[1:].tolist() == expected[1:].tolist()
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
@@ -519,7 +519,7 @@ def test_units_are_the_labels_a_model_predicts(packed, tokenizer):
 
 def test_batches_of_packed_rows(packed, tokenizer):
     order = np.array([3, 1, 3])
-    causal = CausalRows(packed).batch(order, together_with=np.arange(4))
+    causal = CausalRows(packed).batch(order, whole_batch=np.arange(4))
     masked = MaskedRows(packed, tokenizer, seed=1, first_position=2).batch(order, order)
     assert {name: tensor.shape for name, tensor in causal.items()} == dict.fromkeys(causal, (3, BLOCK))
     assert {tensor.dtype for tensor in causal.values()} == {torch.int64}
@@ -590,7 +590,7 @@ def test_masks_are_a_function_of_seed_epoch_and_row(chapters, tokenizer):
     later = rows.with_epoch(4)
     for other in (MaskedRows(chapters, tokenizer, seed=11), later.with_epoch(0)):
         for batch in (np.array([7, 2]), np.array([2, 5, 7])):
-            again = other.batch(batch, together_with=everything)
+            again = other.batch(batch, whole_batch=everything)
             assert all(torch.equal(again[name], first[name][batch]) for name in first)
     assert torch.equal(
         MaskedRows(chapters, tokenizer, 11, epoch=4).batch(everything, None)["labels"],

@@ -87,12 +87,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         sys.exit(f"{program()}: wrong result: {error}")
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written to: {error}") from error
-    publish(result, folder)
+    write_results(result, folder)
     print(json.dumps(result))
     return result
 
 
-def publish(result: dict[str, Any], folder: Path) -> None:
+def write_results(result: dict[str, Any], folder: Path) -> None:
     """Print the tables, and write them and the plot beside the JSON."""
     plot = folder / "bench.png"
     lines = remarks(result)

@@ -23,8 +23,8 @@ class Rows(Protocol):
     def units(self, rows: np.ndarray) -> int:
         """How many units these rows are averaged over: examples, or tokens for a language model."""
 
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
-        """Model inputs and labels of ``rows``, padded as their whole batch ``together_with`` would be."""
+    def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
+        """Model inputs and labels of ``rows``, padded to the longest of the ``whole_batch`` they are part of."""
 
     def with_epoch(self, epoch: int) -> Rows:
         """The same rows as an epoch sees them; evaluation sees those of epoch 0."""
@@ -91,5 +91,5 @@ def iterate(
 
 
 def _part(data: Rows, share: np.ndarray, rows: np.ndarray, device: torch.device | str) -> Part:
-    inputs = data.batch(share if len(share) else rows[:1], together_with=rows)
+    inputs = data.batch(share if len(share) else rows[:1], whole_batch=rows)
     return Part({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}, len(share) == 0)

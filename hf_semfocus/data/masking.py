@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..messages import check_integer
 from .packed import PackedRows
 from .rows import IGNORED
 
@@ -55,8 +56,7 @@ class MaskedRows(PackedRows):
             )
         if not 0 < probability <= 1:
             raise ValueError(f"probability={probability!r}; expected a share above 0 and at most 1")
-        if seed < 0:
-            raise ValueError(f"seed={seed!r}; expected an integer of at least 0")
+        check_integer("seed", seed, 0)
         self.mask, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
         special = {getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
         self.special = np.array(sorted(special - {None}))
@@ -76,7 +76,7 @@ class MaskedRows(PackedRows):
         usable = (~np.isin(ids, self.special)).sum(1)
         return np.minimum(usable, np.maximum(1, np.floor(usable * self.probability + 0.5))).astype(np.int64)
 
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
+    def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
         """``input_ids``, ``position_ids`` and ``labels``, int64 ``[rows, block]``, and ``attention_mask``.
 
         The mask is bool ``[rows, 1, block, block]``, True where both tokens belong to one piece.

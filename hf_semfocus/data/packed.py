@@ -62,7 +62,7 @@ class CausalRows(PackedRows):
     def _count(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
         return (~starts).sum(1)
 
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
+    def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
         """``input_ids``, ``position_ids`` and ``labels``, int64 ``[rows, block]``.
 
         There is no attention mask: from the positions, Transformers keeps pieces apart (with ``use_cache=False``).

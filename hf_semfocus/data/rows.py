@@ -52,14 +52,14 @@ class PaddedRows:
         """The same rows: nothing in them depends on the epoch."""
         return self
 
-    def batch(self, rows: np.ndarray, together_with: np.ndarray) -> dict[str, Tensor]:
+    def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
         """Inputs of the model, int64 ``[rows, longest]``, and ``labels``, ``[rows]`` where they are classes.
 
         Args:
             rows: numbers of the examples.
-            together_with: those of the whole batch, to whose longest example all are padded.
+            whole_batch: those of all examples of the batch, to whose longest these are padded.
         """
-        places = np.arange(self.lengths[together_with].max())
+        places = np.arange(self.lengths[whole_batch].max())
         inside = places < self.lengths[rows, None]
         taken = (self.starts[rows, None] + places)[inside]
         inputs = {}

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
-from ..files import UNFINISHED, crc, no_space, publish
+from ..files import UNFINISHED, crc, name_finished, no_space
 from .progress import Progress
 from .sharding import layout
 
@@ -57,7 +57,7 @@ class Checkpoints:
             inside = sorted(file for file in unfinished.rglob("*") if file.is_file())
             content["files"] = {file.relative_to(unfinished).as_posix(): crc(file) for file in inside}
             (unfinished / PROGRESS).write_text(sealed(content))
-            publish(unfinished, folder)
+            name_finished(unfinished, folder)
             for old in self.all()[: -self.keep]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
