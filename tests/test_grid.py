@@ -42,7 +42,7 @@ result = {"status": "converged", "reached": {"epoch": 2, "step": 20, "seconds": 
 def training(tmp_path):
     script = tmp_path / "training.py"
     script.write_text(TRAINING)
-    return lambda point: [sys.executable, str(script), *point.arguments]
+    return lambda point, folder: [sys.executable, str(script), *point.arguments, "--output_dir", str(folder)]
 
 
 def points(*seeds):
@@ -96,6 +96,8 @@ def test_the_name_of_a_point_follows_all_that_is_in_force():
         ("grid: [3]", "block 1: 3"),
         ("grid: []\nextra: 1", "expected command"),
         ("grid: [{task: x}]", "block 1, {'task': 'x'}: no such task"),
+        ("grid: [{task: x, output_dir: y}]", "block 1: output_dir is set by the sweep"),
+        ("{grid: [{task: x}], defaults: {resume: true}}", "block 1: resume is set by the sweep"),
         ("{", "cannot be read"),
     ],
 )
@@ -194,7 +196,7 @@ from pathlib import Path
 from hf_semfocus.grid import Point, Results, run
 folder = Path(sys.argv[1])
 wanted = [Point("pretrain", {"seeds": seed}, {"seeds": seed}) for seed in (1, 2)]
-command = lambda point: [sys.executable, str(folder / "training.py"), *point.arguments]
+command = lambda point, out: [sys.executable, str(folder / "training.py"), *point.arguments, "--output_dir", str(out)]
 run(wanted, folder / "out", Results(folder / "kept"), command, workers=2)
 """
 
@@ -263,6 +265,7 @@ def test_sweep_trains_the_points_and_tells_what_is_left(tmp_path, capfd):
     sweep.main([*args, "--dry_run"])
     assert "2 runs: 0 done, 2 left" in capfd.readouterr().out
     assert sweep.main([*args, "--workers", "2"]) == []
+    assert f"results: {tmp_path / 'kept' / 'runs.jsonl'}" in capfd.readouterr().out
     runs = [json.loads(line) for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()]
     assert sorted((run["attention"], run["step"], run["status"]) for run in runs) == [
         ("sdpa", 1, "finished"), ("topk_sparse:k=3", 1, "finished"),

@@ -17,7 +17,7 @@ from recipe import ROOT, bare, pretrain, timeless
 from hf_semfocus.console import parse
 from hf_semfocus.experiments import compare, synthetic, workers
 from hf_semfocus.experiments.workers import SMALL, number_of_workers
-from hf_semfocus.grid import program
+from hf_semfocus.grid import LocalExecutor, semfocus
 from hf_semfocus.machine import cores
 from hf_semfocus.training import ComparisonOptions, OutputFolder, TrainingOptions, start
 
@@ -118,7 +118,7 @@ def test_an_experiment_that_no_command_makes_is_trained_in_this_process(tmp_path
 
 def test_side_by_side_saves_as_often_as_is_asked(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(workers, "side_by_side", lambda jobs, *rest, **more: started.extend(jobs) or [])
+    monkeypatch.setattr(LocalExecutor, "run", lambda executor, jobs: started.extend(jobs) or [])
     output = type("Output", (), {"path": tmp_path})
     runs = [OutputFolder.run_in(tmp_path, "sdpa", 1)]
     workers.train_side_by_side("pretrain", output, runs, runs, 2, save_steps=7)
@@ -152,6 +152,6 @@ def drain(main):
 
 def test_files_in_the_working_directory_hide_no_package(tmp_path):
     (tmp_path / "evaluate.py").write_text("raise SystemExit('not the package')")
-    done = subprocess.run(program("--help"), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(semfocus("--help"), cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: semfocus COMMAND" in done.stdout

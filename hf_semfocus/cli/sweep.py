@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..console import check_at_least, option, parse
-from ..grid import Failure, Point, Results, program, read_grid, run
+from ..grid import Failure, Point, Results, read_grid, run, training_command
+from ..grid.results import RUNS
 
 COMMANDS = ("pretrain",)
 """Commands whose trainings can be points."""
@@ -54,9 +55,10 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.dry_run:
         print("\n".join(point.name for point in left))
         return []
-    failures = run(points, folder, results, training, options.workers, options.retries)
+    failures = run(points, folder, results, _training, options.workers, options.retries)
     for failure in failures:
         print(f"{failure.name} failed with status {failure.status}:\n{failure.said}", flush=True)
+    print(f"results: {results.folder / RUNS}", flush=True)
     if failures:
         raise SystemExit(1)
     return failures
@@ -73,6 +75,5 @@ def configuration(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     return import_module(f"hf_semfocus.cli.{command}").configuration(arguments)
 
 
-def training(point: Point) -> list[str]:
-    """What trains a point in a process of its own."""
-    return program(point.command, *point.arguments, "--cpu_threads", "1")
+def _training(point: Point, folder: Path) -> list[str]:
+    return training_command(point.command, folder, **point.options)

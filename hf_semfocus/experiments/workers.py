@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
-from ..grid import Job, program, side_by_side
+from ..grid import Job, LocalExecutor, training_command
 from ..machine import cores
 from ..training import ComparisonOptions, OutputFolder, Run, TrainingOptions
 
@@ -68,21 +68,27 @@ def train_side_by_side(
         RuntimeError: a run failed twice; says what its process said last.
         SystemExit: after SIGTERM or Ctrl-C, once all have saved their state.
     """
-    shared = ["--config", str(output.path / "config.yaml"), "--output_dir", str(output.path), "--resume"]
-    shared += ["--cpu_threads", "1", *(["--save_steps", str(save_steps)] if save_steps else [])]
 
     def job(run: Run) -> Job:
-        which = ["--attention", run.attention, "--seeds", str(run.seed), "--part", f"{run.number}/{run.of}"]
-        return Job(run.name, program(command, *shared, *which), run.log, run.folder / "output.txt", run.result)
+        training = training_command(
+            command,
+            output.path,
+            config=output.path / "config.yaml",
+            save_steps=save_steps,
+            attention=run.attention,
+            seeds=run.seed,
+            part=f"{run.number}/{run.of}",
+        )
+        return Job(run.name, training, run.log, run.folder / "output.txt", run.result)
 
-    failures = side_by_side(
-        [job(run) for run in left],
-        workers,
-        before=len(runs) - len(left),
+    executor = LocalExecutor(
+        workers=workers,
+        done_before=len(runs) - len(left),
+        on_records=lambda: output.gather(runs),
         relay="run ",
-        recorded=lambda: output.gather(runs),
-        again="--resume",
+        resumed_by="--resume",
     )
+    failures = executor.run([job(run) for run in left])
     if failures:
         told = "; ".join(f"{failure.name} (status {failure.status}): {failure.said}" for failure in failures)
         raise RuntimeError(f"{len(failures)} of {len(left)} runs failed, and --resume tries again: {told}")

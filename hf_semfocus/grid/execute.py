@@ -10,7 +10,8 @@ from typing import Any
 
 from ..files import locked
 from ..training.log import read
-from .local import Failure, Job, side_by_side
+from .jobs import Failure, Job
+from .local import LocalExecutor
 from .points import Point
 from .results import Results
 
@@ -19,7 +20,7 @@ def run(
     points: Sequence[Point],
     folder: Path,
     results: Results,
-    command: Callable[[Point], Sequence[str]],
+    command: Callable[[Point, Path], Sequence[str]],
     workers: int = 1,
     retries: int = 1,
 ) -> list[Failure]:
@@ -29,7 +30,7 @@ def run(
         points: in this order, as far as several at a time have one.
         folder: where each gets a folder of its name.
         results: of this grid; what is in there is finished.
-        command: from a point to the program that runs it, without its output folder.
+        command: from a point and its folder to the program that runs it, and resumes when it is started again.
         workers: processes at a time.
         retries: how often a point that failed is run again, after all others.
 
@@ -50,8 +51,9 @@ def run(
             held.enter_context(closing(locked(place / ".lock")))
         results.read()
         left = {point.name: point for point in points if point not in results}
-        jobs = [_job(point, folder / name, command(point)) for name, point in left.items()]
-        return side_by_side(jobs, workers, retries, finished, before=len(points) - len(left))
+        jobs = [_job(point, folder / name, command(point, folder / name)) for name, point in left.items()]
+        before = len(points) - len(left)
+        return LocalExecutor(workers=workers, retries=retries, done_before=before, on_result=finished).run(jobs)
 
 
 def _job(point: Point, folder: Path, command: Sequence[str]) -> Job:
@@ -59,5 +61,4 @@ def _job(point: Point, folder: Path, command: Sequence[str]) -> Job:
         found = list(folder.glob("runs/*/result.json"))
         return json.loads(found[0].read_text(encoding="utf-8")) if len(found) == 1 else None
 
-    whole = [*command, "--output_dir", str(folder), "--resume"]
-    return Job(point.name, whole, folder / "metrics.jsonl", folder.with_name(folder.name + ".txt"), result)
+    return Job(point.name, command, folder / "metrics.jsonl", folder.with_name(folder.name + ".txt"), result)

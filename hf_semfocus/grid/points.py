@@ -26,9 +26,12 @@ from typing import Any
 import yaml
 
 from ..messages import shown
+from .jobs import as_arguments
 
 Scalar = str | int | float | bool
 KEYS = ("command", "defaults", "grid")
+SET_BY_SWEEP = ("output_dir", "resume", "overwrite_output_dir", "part", "workers", "cpu_threads")
+"""Options that no grid sets, as the sweep gives every point its own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Point:
     @property
     def arguments(self) -> list[str]:
         """The options as arguments of the command."""
-        return [part for name, value in self.options.items() for part in (f"--{name}", str(value))]
+        return as_arguments(self.options)
 
 
 def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any]]) -> list[Point]:
@@ -82,6 +85,10 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
     for number, block in enumerate(content["grid"], start=1):
         if not isinstance(block, dict):
             raise ValueError(f"{path}, block {number}: {shown(block)}; expected options and their values")
+        if taken := [name for name in SET_BY_SWEEP if name in {**shared, **block}]:
+            raise ValueError(
+                f"{path}, block {number}: {', '.join(taken)} is set by the sweep; expected it to be left out"
+            )
         for options in _product({**shared, **block}):
             point = Point(command, options, {}, tuple(name for name in shared if name not in block))
             try:
