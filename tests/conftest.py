@@ -1,5 +1,6 @@
 """Shared by all tests: no network, one thread per process, and tiny models of the three families."""
 
+import gc
 import inspect
 import os
 
@@ -31,6 +32,17 @@ PATIENCE = 600
 
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of later collections, of which Accelerate makes one per run."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let the interpreter take down at its end what was left out."""
+    gc.unfreeze()
 
 
 def wait_until(condition, running=lambda: True):
