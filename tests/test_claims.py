@@ -71,6 +71,15 @@ def test_table_in_the_papers_layout():
     assert [line[9] for line in lines] == ["everywhere", "at 75%, 90%, 95%", "nowhere", "at 95%"]
 
 
+def test_proven_constants_beside_the_papers_table():
+    lines = analysis.proven_table({task: of_paper(task) for task in PAPER}, keys=40).splitlines()
+    rows = {cells[0]: cells[1:] for line in lines if (cells := [cell.strip() for cell in line.split("|")[1:-1]])}
+    # where the paper measured, the constant of softmax does not depend on the dispersion, and that of top-k is larger
+    assert rows["Parity"][:3] == ["75% 90% 95% 100%", "0.5 0.5 0.5 0.5", "0.5 0.5 0.5 0.5"]
+    assert rows["Parity"][3] == "3.48 9.34 18.4 2e+05"
+    assert rows["Even pairs"][1:3] == ["0.273 0.5 0.5 0.5", "0.484 0.5 0.5 0.5"]
+
+
 def exact(delta_s, delta_h, separation, sink_ratio):
     """Both left sides from their definition, as quotients of bounds with exponentials in 60 digits."""
     getcontext().prec, getcontext().Emax = 60, 10**9

@@ -153,6 +153,14 @@ def test_a_landscape_that_is_gone_on_with_equals_one_in_one_go(tmp_path, attenti
     assert (plain.loss != whole.loss).any() == attention_dropout
 
 
+def test_progress_is_told_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("hf_semfocus.analysis.surface.SECONDS", 0)
+    analysis.landscape(Quadratic(), ROWS, quadratic, points=2)
+    assert "landscape, 3 of 4 places\n" in capsys.readouterr().out
+    analysis.landscape(Quadratic(), ROWS, quadratic, points=2, show=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_file_of_another_landscape_is_refused(tmp_path):
     file = tmp_path / "landscape.json"
     options = {"points": 2, "file": file, "show": False}
@@ -230,6 +238,22 @@ def test_places_of_a_neighbourhood():
     assert analysis.neighbourhood(5, 1.0, 0.5) == [(x, y) for x in (-0.5, 0.0, 0.5) for y in (-0.5, 0.0, 0.5)]
     assert len(analysis.neighbourhood(4, 0.6, 0.2)) == 4
     assert len(analysis.neighbourhood(5, 1.0, 0.5, signed=True)) == 16
+
+
+def test_a_capture_pools_the_places_of_a_neighbourhood():
+    model = encoder().eval()
+    directions, batch = analysis.random_directions(model, 0), ROWS.batch(np.arange(4), np.arange(4))
+    places = analysis.neighbourhood(3, 0.1, 0.1)
+    records = []
+    for around in ([(0.0, 0.0)], places):
+        with analysis.capture(model, quantities=["dispersion"]) as record:
+            for x, y in around:
+                with analysis.moved(model, directions, x, y):
+                    model(**batch)
+        records.append(record.pooled("dispersion"))
+    here, near = (record.quantiles([0, 1]) for record in records)
+    assert near[0] <= here[0]
+    assert near[1] > here[1]
 
 
 def test_pictures(tmp_path):

@@ -15,6 +15,7 @@ _LATER = {
     "smallest_c2_x": "claims",
     "Condition": "compared",
     "conditions": "compared",
+    "proven_table": "compared",
     "table": "compared",
     "Sharpness": "curvature",
     "sharpness": "curvature",

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..messages import check_integer
 from ..tables import markdown_table
-from .claims import lambda_w, lambda_x
+from .claims import FLOOR, lambda_w, lambda_x
+from .proven import softmax_constant, topk_constant
 
 COLUMNS = (0.75, 0.9, 0.95, 1.0)
 """Quantiles of the paper's table; of the separation, where small values are the bad ones, it is 1 minus these."""
@@ -123,10 +124,37 @@ def table(cases: Mapping[str, Sequence[Condition]]) -> str:
         for layer in dict.fromkeys(condition.layer for condition in found):
             line = [condition for condition in found if condition.layer == layer]
             cells = [" ".join(_shown(symbol, getattr(each, symbol)) for each in line) for symbol in symbols]
-            title = name if layer is None else f"{name}, layer {layer}"
-            quantiles = " ".join(f"{100 * each.quantile:g}%" for each in line)
-            rows.append([title, quantiles, *cells, _where(line, "holds_w"), _where(line, "holds_x")])
+            rows.append([*_heads(name, layer, line), *cells, _where(line, "holds_w"), _where(line, "holds_x")])
     return markdown_table(rows)
+
+
+def proven_table(cases: Mapping[str, Sequence[Condition]], keys: int) -> str:
+    """Markdown table of the constants that are proven, to be read beside :func:`table`.
+
+    They are Lipschitz constants over all scores of that dispersion and separation, so those of the largest quantile
+    are for all queries that were measured.
+
+    Args:
+        cases: as for :func:`table`.
+        keys: that a query of the dense model sees, at most.
+    """
+    rows = [["", "quantiles", "softmax over all keys", "over kept keys", "top-k"]]
+    for name, found in cases.items():
+        for layer in dict.fromkeys(condition.layer for condition in found):
+            line = [condition for condition in found if condition.layer == layer]
+            constants = (
+                [softmax_constant(each.delta_s, keys) for each in line],
+                [softmax_constant(each.delta_h, each.k) for each in line],
+                [topk_constant(each.delta_h, max(each.separation, FLOOR), each.k) for each in line],
+            )
+            cells = [" ".join(f"{constant:.3g}" for constant in column) for column in constants]
+            rows.append([*_heads(name, layer, line), *cells])
+    return markdown_table(rows)
+
+
+def _heads(name: str, layer: int | None, line: Sequence[Condition]) -> tuple[str, str]:
+    title = name if layer is None else f"{name}, layer {layer}"
+    return title, " ".join(f"{100 * condition.quantile:g}%" for condition in line)
 
 
 def _shown(symbol: str, value: float) -> str:

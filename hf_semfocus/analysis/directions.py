@@ -94,7 +94,12 @@ def moved(model: nn.Module, directions: Directions, x: float, y: float) -> Itera
 
 
 def neighbourhood(points: int, extent: float, radius: float, signed: bool = False) -> list[tuple[float, float]]:
-    """Places (x, y) of a square grid around (0, 0), as the paper measures its quantities near the trained weights.
+    """Places (x, y) of a square grid around (0, 0), near which the paper measures its quantities, too.
+
+        with analysis.capture(model) as record:
+            for x, y in analysis.neighbourhood(points=5, extent=0.1, radius=0.1):
+                with analysis.moved(model, directions, x, y):
+                    model(**batch)
 
     Args:
         points: of a side of the grid; an even number leaves out the centre.

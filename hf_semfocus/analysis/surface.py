@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..console.display import line, on_terminal
 from ..data.batches import Rows, iterate
 from ..files import write_json
 from ..hf.parameters import own
@@ -26,7 +27,7 @@ from .landscapes import Landscape, read_done
 Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
 """An objective of :mod:`hf_semfocus.training`: summed loss, predictions and references of a batch."""
 SECONDS = 10
-"""Time after which what is done is written to the file again."""
+"""Time after which what is done is written to the file again, and told where there is no terminal."""
 
 
 def landscape(
@@ -61,7 +62,7 @@ def landscape(
         attention_dropout: leave the dropout of attention weights on, as the official scripts do by mistake.
         file: JSON file that what is done is kept in, whole at any moment; if it is there, it is gone on with.
         accelerator: of Accelerate, if there are several processes; every one must call this.
-        show: whether there is a progress bar.
+        show: whether progress is shown: a bar on a terminal, and lines where there is none.
 
     Returns:
         The same on every process.
@@ -105,6 +106,8 @@ def landscape(
                 if time.monotonic() - kept > SECONDS:
                     keep()
                     kept = time.monotonic()
+                    if show and rank == 0 and not on_terminal():
+                        line("landscape", f"{len(done)} of {points**2} places")
     finally:  # also of one that is stopped
         keep()
     return Landscape.made(settings, directions.lengths, done)
