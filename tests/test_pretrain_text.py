@@ -77,7 +77,7 @@ def pieces(documents, tokenizer, block=24):
         yield piece
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama"])
+@pytest.mark.parametrize("model", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 def test_causal_model_comes_back_with_the_perplexity_that_was_reported(tmp_path, documents, model, capsys):
     results = run(tmp_path, documents, "--task", "clm", "--model", model, *TWO, "--eval_steps", "2")
     printed = capsys.readouterr().out
@@ -132,6 +132,7 @@ def test_stream_gives_as_many_rows_as_asked_for(tmp_path, documents):
     assert (config["streaming"], config["attention"]) == (True, ["sdpa"])
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_on_text(tmp_path, documents):
     args = [*TINY, "--task", "clm", "--dataset", str(documents), *TWO, "--logging_steps", "1"]
     args += ["--gradient_accumulation_steps", "2"]

@@ -25,6 +25,7 @@ from hf_semfocus.data import CausalRows, MaskedRows, load_text, packing
 from hf_semfocus.data.sources import embedded
 from hf_semfocus.training import causal_lm, evaluate, masked_lm
 
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 BLOCK = 24
 SPECS = ["sdpa", "eager", "topk_sparse:k=4"]
 NOTE = embedded.PATH.with_name("LICENSE-embedded.txt").read_text()
@@ -40,18 +41,8 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    datasets.disable_progress_bars()
-    yield datasets.config.HF_DATASETS_CACHE
-    datasets.enable_progress_bars()
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture(scope="module")
-def documents(cache):
+def documents(own_datasets_cache):
     return Dataset.from_dict({"text": SMALL})
 
 
@@ -544,7 +535,7 @@ def test_no_rows():
 
 # Masking
 @pytest.fixture(scope="module")
-def chapters(cache, tokenizer):
+def chapters(own_datasets_cache, tokenizer):
     """Some 30,000 tokens."""
     return text.pack(load_text("embedded", "validation").skip(14), tokenizer, 128)
 
