@@ -670,6 +670,14 @@ def test_changed_source_is_other_content(tmp_path, monkeypatch, registry):
     assert tasks.load("constant", size=2, cache_dir=tmp_path)["labels"][:] == [1, 1]
 
 
+def test_a_grammar_that_tasks_share_is_part_of_their_source(monkeypatch):
+    digest, read = source_digest.__wrapped__, Path.read_bytes
+    before = {name: digest(type(tasks.get(name))) for name in ("solve_equation", "parity")}
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "expressions.py"))
+    changed = {name for name, found in before.items() if digest(type(tasks.get(name))) != found}
+    assert changed == {"solve_equation"}
+
+
 def test_a_task_without_a_source_file_is_not_cached(tmp_path, registry):
     exec(NEW_TASK.format(base="hf_semfocus.data.tasks", token="0"), {"__name__": "nowhere"})
     assert source_digest(type(tasks.get("constant"))) is None

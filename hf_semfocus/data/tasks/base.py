@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,14 +113,17 @@ def register(cls: TaskClass) -> TaskClass:
 
 @functools.cache
 def source_digest(cls: type[Task]) -> str | None:
-    """SHA-256 of the files that define `cls` and its bases, or None where there is no file (a REPL).
+    """SHA-256 of the files that define `cls`, its bases and the modules of this package that it names, or None where
+    there is no file (a REPL).
 
     `register` asks first, and the answer is kept: a file edited later does not describe the loaded code.
     """
     try:
         files = dict.fromkeys(inspect.getfile(base) for base in cls.__mro__ if issubclass(base, Task))
+        named = filter(inspect.ismodule, vars(sys.modules[cls.__module__]).values())
+        files |= dict.fromkeys(module.__file__ for module in named if module.__name__.startswith(f"{__package__}."))
         return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
-    except (TypeError, OSError):
+    except (KeyError, TypeError, OSError):
         return None
 
 
