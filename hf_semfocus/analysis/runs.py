@@ -86,7 +86,8 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
             for line in _lines(path / "evaluations.jsonl"):
                 if (run := runs.get(line["point"])) is not None:  # or it is not finished
                     who = {"attention": run["attention"], "seed": run["seeds"], "task": run.get("task", "")}
-                    records.append({"kind": "epoch", "run": run["point"], **who, **line})
+                    kind = "epoch" if float(line["epoch"]).is_integer() else "eval"
+                    records.append({"kind": kind, "run": run["point"], **who, **line})
         else:
             records += _lines(path / "metrics.jsonl" if path.is_dir() else path)
     return records
