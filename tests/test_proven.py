@@ -133,6 +133,11 @@ def test_topk_constant_beside_the_papers_form():
     assert analysis.topk_constant(3.0, 0.5, 1) == 2.0
 
 
+@given(st.floats(0.0, 9.0), st.floats(1e-6, 9.0), st.integers(1, 40))
+def test_topk_constant_is_below_a_half_only_for_separations_above_2_over_k(delta, separation, k):
+    assert separation > 2 / k or analysis.topk_constant(delta, separation, k) >= 0.5
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_topk_constant_is_nearly_reached_by_a_swap(k):
     before, after = np.zeros(k + 1), np.zeros(k + 1)

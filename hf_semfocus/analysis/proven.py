@@ -7,8 +7,8 @@ What is proven says less for focus:
   ``e^delta >= L - 1``: above a dispersion of ``ln(L - 1)``, 3.7 for 40 keys, no constant depends on it any more.
 * From l-infinity to l1, the constant is at most 1 whatever the dispersion, and full attention moves with its
   parameters by at most ``L Upsilon Xi^3``: the paper's bound without its factor ``e^delta_s``.
-* Top-k adds a jump where the selection changes. It has no constant without a positive separation, and with one its
-  proven constants are never below those of the kept softmax.
+* Top-k adds a jump where the selection changes. It has no constant without a positive separation; with one, its proven
+  constant is below 1/2, and so perhaps below that of full attention, only if the separation is above 2 / k.
 
 All of them take and return floats.
 """
