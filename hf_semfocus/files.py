@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whenever the process dies, and disks that are full."""
+"""Files that are complete or absent whenever the process dies, locks, and full disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BROKEN = ("basic_ios::clear: iostream error", ". unexpected pos ")
 
 
 def sync(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk; on Windows it cannot be asked."""
+    """Have the operating system write a file, or the names in a folder, to the disk; does nothing on Windows."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -43,11 +43,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_space(folder: str | Path, needed: int) -> None:
-    """Refuse to start what would fill the disk.
+    """Refuse to start work that would fill the disk.
 
     Args:
-        folder: where it goes; it need not exist.
-        needed: bytes that it takes in the end; an interrupted training's runs are part of them.
+        folder: where the files go; it need not exist.
+        needed: bytes of all files at the end, those of an interrupted training included.
 
     Raises:
         ValueError: there are fewer bytes free, or the place cannot be looked at.

@@ -12,7 +12,7 @@ import torch
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = ("avx", "avx2", "fma", "f16c", "avx512", "amx", "asimd", "sve", "bf16", "vsx")
-"""Beginnings of the names of instruction sets that attention is fast or slow by."""
+"""Prefixes of the instruction sets on which the speed of attention depends."""
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -47,12 +47,12 @@ def cpu_name() -> str:
 
 
 def flags() -> str:
-    """All that the processor can, or what is known of it where the system does not tell."""
+    """The processor's feature flags; its architecture and name where the system lists none."""
     return _cpuinfo("flags") or _cpuinfo("Features") or f"{platform.machine()} {platform.processor()}"
 
 
 def instruction_sets() -> list[str]:
-    """Those of the processor's instruction sets that matter here; none where the system does not list them."""
+    """The processor's instruction sets among ``INSTRUCTIONS``; none where the system does not list them."""
     return sorted({flag for flag in flags().split() if flag.startswith(INSTRUCTIONS)})
 
 

@@ -1,4 +1,4 @@
-"""How much memory a run took at its highest."""
+"""Peak memory of this process, or of a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start to measure anew, where that can be done: on CUDA, and for the process on Linux."""
+    """Restart the measurement, where that is possible: on CUDA, and for the process on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

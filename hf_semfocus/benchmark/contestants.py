@@ -1,4 +1,4 @@
-"""Who is measured: ours, PyTorch's attention, and what else does the same, as far as it is installed and fits."""
+"""Implementations that are compared: ours, PyTorch's, and others that are installed and support the case."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NOTES = {
     ADASPLASH: "adasplash, alpha 1.5: another sparse attention, which finds its own number of keys",
 }
 PEERS = (EAGER, XTRANSFORMERS, FLEX, ADASPLASH)
-"""Those that a run can do without."""
+"""Contestants that a run can leave out."""
 DENSE_MATRICES = 8
 """Matrices of scores that a dense implementation holds at a time, about, in a forward and a backward pass."""
 
 
 def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[str, Attend], dict[str, str]]:
-    """Who can run a case.
+    """The implementations that can run a case.
 
     Args:
         case: the problem.

@@ -30,16 +30,16 @@ TENSORS = ("output", "query gradient", "key gradient", "value gradient")
 
 
 class IncorrectError(RuntimeError):
-    """A back end that is to be timed computes something else than the reference."""
+    """A back end to be timed does not compute what the reference does."""
 
 
 def check(case: Case, backend: str, device: torch.device) -> dict[str, Any]:
     """Compare a back end with the reference, all rows of a small problem and some rows of the case's own size.
 
     Args:
-        case: what is to be timed.
-        backend: what it is to be timed with.
-        device: where.
+        case: the problem to be timed.
+        backend: the back end to be timed.
+        device: where it runs.
 
     Returns:
         The largest error of each tensor as a share of what is allowed, and what was checked.

@@ -98,7 +98,7 @@ def probe(asked: dict[str, Any]) -> dict[str, float]:
     case, device = Case(**asked["case"]), torch.device(asked["device"])
     torch.set_num_threads(asked["threads"])
     inputs = Inputs.of(case, device)
-    backend = chosen(case, inputs, asked["backend"])  # which the tiny problem is to be computed with, too
+    backend = chosen(case, inputs, asked["backend"])  # of the tiny problem, too
     tiny = replace(case, keys=min(TINY, case.keys), queries=min(TINY, case.queries))
     step(contestants(tiny, backend, device)[0][asked["contestant"]], Inputs.of(tiny, device))
     attend = contestants(case, backend, device)[0][asked["contestant"]]

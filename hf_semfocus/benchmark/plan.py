@@ -99,7 +99,7 @@ def run(
 def _check(
     plan: Plan, device: torch.device, result: Result, progress: Callable[[list[Any], str], Iterable[Any]]
 ) -> dict[Case, str]:
-    """Check every back end that is to be timed; returns the back end of every case that it does."""
+    """Check every back end to be timed; returns the back end of every case that it supports."""
     backends: dict[Case, str] = {}
     checked: dict[str, str] = {}  # a model's case may be one of the others but for its goals
     for case in progress([*plan.suite.cases, *(wanted.case for wanted in plan.suite.steps)], "correctness"):

@@ -1,4 +1,4 @@
-"""The results for people: tables of cases, model steps and exponents, from what a run returned or a file keeps."""
+"""The results as text: tables of cases, model steps and exponents, from what a run returned or a file keeps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def markdown(result: Result, plot: str | None = None) -> str:
 
 
 def remarks(result: Result) -> list[str]:
-    """Who was left out of what, and why, or was measured less often."""
+    """Contestants that were left out or measured less often, and why."""
     grouped: dict[str, list[str]] = {}
     for each in result["cases"]:
         failed = {who: f"memory not measured: {m['failed']}" for who, m in each["memory"].items() if "failed" in m}

@@ -38,7 +38,7 @@ class BenchOptions:
     device: Literal["cpu", "cuda"] = option("cpu", "where; a GPU has cases and goals of its own")
     threads: int = option(2, "threads of PyTorch")
     repeats: int = option(7, "repetitions of every measurement; the goals are for 7 or more")
-    backend: str = option("auto", "back end of ours; one that does not do a case leaves it out")
+    backend: str = option("auto", "back end of this package; cases that it does not support are left out")
     cases: list[str] = option([], "measure only what has one of these in its label, such as 4096 or decode")  # noqa: RUF009
     mechanisms: list[str] = option([], "and one of these in its mechanism; one that no case has is added")  # noqa: RUF009
     imports: list[str] = imports()  # noqa: RUF009

@@ -1,4 +1,4 @@
-"""What is seen of work that takes long: a bar on a terminal, and lines where there is none, in a file or a pipe."""
+"""Progress of long work: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def on_terminal() -> bool:
-    """Whether a person watches: both streams are a terminal's."""
+    """Whether both output streams are a terminal."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 

@@ -68,7 +68,7 @@ class _Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def _unknown(given: str, names: Sequence[str]) -> str:
-    """What to answer to an option that there is not."""
+    """The message for an unknown option."""
     name = given.lstrip("-").partition("=")[0].replace("-", "_")
     if (here := translated(name, names)) is not None:
         return f"unknown option {given!r}; {here}"

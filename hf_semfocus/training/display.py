@@ -1,4 +1,4 @@
-"""What is seen of a run: a bar on a terminal, and lines where there is none, in a file or a pipe."""
+"""Progress of a run: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 

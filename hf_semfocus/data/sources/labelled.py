@@ -86,7 +86,7 @@ def load_labelled(
 
     Raises:
         ValueError: a bad argument, nothing there, no such column, too few rows, a row without text or label, or a
-            validation label that is no class of the training split. Said is the file, and the line counted from 1.
+            validation label that is no class of the training split. The message names the file and the line, from 1.
     """
     if kind not in TEXTS:
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(TEXTS)}")

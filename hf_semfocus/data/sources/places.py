@@ -1,4 +1,4 @@
-"""Where something stands in the files of a data set, as a person finds it, and what keeps a file from being read."""
+"""Places in the files of a data set, as an editor shows them, and what keeps a file from being read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def place(dataset: str, split: str, row: int) -> str:
 def fault(dataset: str) -> str | None:
     """Why a file of a data set cannot be read, with the cure; None if nothing is found.
 
-    Looked for are bytes that are not UTF-8, .csv files without a row below the header, and lines that are not JSON.
+    It finds bytes that are not UTF-8, .csv files without a row below the header, and lines that are not JSON.
     """
     path = Path(dataset).expanduser()
     if not path.exists():
