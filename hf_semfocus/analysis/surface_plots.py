@@ -43,6 +43,7 @@ def draw_landscapes(landscapes: Mapping[str, Landscape], path: Path) -> None:
         axis.set_title(name)
         axis.set_xlabel("x, along d1")
         axis.set_aspect("equal")
+        axis.locator_params(nbins=5)
     axes[0].set_ylabel("y, along d2")
     figure.colorbar(filled, ax=list(axes), label="loss (nats)", format="%.2g", ticks=levels[::3])
     figure.savefig(path, dpi=120)
@@ -58,7 +59,7 @@ def draw_lipschitz(landscapes: Mapping[str, Landscape], path: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure(figsize=(11, 4.8))
+    figure = new_figure(figsize=(11, 5.2))
     axes = figure.subplots(1, len(UNITS), sharex=True)
     for axis, (denominator, unit) in zip(axes, UNITS.items(), strict=True):
         for number, (name, each) in enumerate(landscapes.items()):
@@ -66,11 +67,12 @@ def draw_lipschitz(landscapes: Mapping[str, Landscape], path: Path) -> None:
             for style, percentile in zip(STYLES, PERCENTILES, strict=True):
                 points = [(row["radius"], row["value"]) for row in rows if row["percentile"] == percentile]
                 colour = COLOURS[number % len(COLOURS)]
-                axis.plot(*np.asarray(points).reshape(-1, 2).T, style, color=colour, label=f"{name}, {percentile}%")
+                line = {"linestyle": style, "color": colour, "label": f"{name}, {percentile}%"}
+                axis.step(*np.asarray(points).reshape(-1, 2).T, where="post", **line)
         axis.set_yscale("log")
         axis.set_xlabel("radius t of the window |x|, |y| <= t")
         axis.set_ylabel(unit)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
     figure.suptitle("Difference of neighbouring losses over their distance, percentiles")
     figure.savefig(path, dpi=120)
