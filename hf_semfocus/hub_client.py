@@ -1,4 +1,4 @@
-"""What goes wrong on the way to the Hub and back, said in one line and without the access token.
+"""Errors of the Hub client, as one line without the access token.
 
 The Hub client's exceptions hold the request with its Authorization header, and whatever a server or proxy echoed.
 So none of them leaves this package: ``HubError`` carries their text, cleaned, and no reference to them.
@@ -30,7 +30,7 @@ HINTS = {
 
 
 class HubError(RuntimeError):
-    """The Hub, or what it holds, refused: one line that says what was tried, what came back and what to do.
+    """A request to the Hub failed, or a repository is invalid: what was tried, the answer, and what to do.
 
     Attributes:
         status: HTTP status, or None where there was no answer.
@@ -59,11 +59,11 @@ def find_token(token: str | bool | None) -> str | None:
 
 
 def shielded(doing: str, token: str | None, action: Callable[[], T]) -> T:
-    """Do something with the Hub's client, and let nothing out that holds the token.
+    """Call the Hub client so that no error or log line holds the token.
 
     Args:
-        doing: what is being done, the start of the error's message.
-        token: what to take out of messages and of the client's log.
+        doing: what is done, for the error message.
+        token: removed from messages and from the client's log.
         action: calls the client.
 
     Raises:

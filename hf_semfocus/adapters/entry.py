@@ -1,4 +1,4 @@
-"""What an adapter keeps of its base model, an entry of ``adapter_config.json``: attention, and names of the classes.
+"""The entry of ``adapter_config.json`` that keeps the attention and the class names of an adapter's base model.
 
 PEFT keeps nothing of the base model but its name, so that an adapter alone would come back dense, and a base model has
 no names for the classes that its adapter was trained on.
@@ -20,7 +20,7 @@ FILE = "adapter_config.json"
 ENTRY = "hf_semfocus"
 """Its name in the file; without this package PEFT warns that it ignores an argument of this name."""
 DENSE = "sdpa"
-"""What an adapter says that was trained without any of our attentions on a checkpoint that has one."""
+"""The attention of an adapter that was trained dense on a checkpoint with one of our attentions."""
 
 
 def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A PEFT adapter keeps its attention whoever saves it, and gives it to its base model whoever loads it.
+"""Save the attention with every PEFT adapter, and restore it on the base model wherever an adapter is loaded.
 
 All savers ask PEFT's configuration for its ``to_dict``, and all loaders call a ``load_adapter``; these are wrapped.
 """

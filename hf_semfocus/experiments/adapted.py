@@ -1,4 +1,4 @@
-"""Any experiment, but with LoRA: adapters are trained, saved and published in place of whole models."""
+"""Any experiment with LoRA: adapters are trained, saved and published in place of whole models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment: all that is the same for every attention of a comparison."""
+"""An experiment: everything that is the same for all attentions of a comparison."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from ..training import OBJECTIVES, Objective, Rows
 
 if TYPE_CHECKING:
     from evaluate import Metric
+
+ADAMW = {
+    "epochs": 3,
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "lr_decay": 1.0,
+    "max_grad_norm": 1.0,
+    "epochs_after_target": 0,
+}
+"""Options that fine-tuning and language models share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,7 @@ class Experiment:
         tokenizer: saved with every model, if there is one.
         base_model: the checkpoint that is trained on, if there is one.
         load: from a folder to the model that was saved there; by default a whole model of the kind.
-        notes: what a reader of the results must know about the data, a paragraph each.
+        notes: remarks on the data for readers of the results, a paragraph each.
     """
 
     name: str

@@ -20,27 +20,22 @@ from ..kinds import Kind
 from ..metrics import OF_CLASSES
 from ..models import PRESETS, Sizes, build_model
 from ..models.checkpoints import checkpoint_config, positions_of
-from .base import Experiment, title
+from .base import ADAMW, Experiment, title
 
 ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
 """Rows of a kind of model."""
 ATTENTIONS = ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
 DEFAULTS = {
-    "epochs": 3,
-    "batch_size": 16,
+    **ADAMW,
     "eval_batch_size": 64,
-    "optimizer": "adamw",
     "learning_rate": 5e-5,
-    "lr_decay": 1.0,
     "lr_scheduler": "linear",
     "warmup_steps": 0.06,
-    "max_grad_norm": 1.0,
-    "epochs_after_target": 0,
     "best_by": "accuracy",
 }
-"""Of any fine-tuning of all weights."""
+"""Options of fine-tuning all weights."""
 ON_THE_HUB = {"gpt2": "openai-community/gpt2", "bert": "google-bert/bert-base-uncased"}
-"""What those may be looking for who name a preset."""
+"""Checkpoints on the Hub that a user may mean by the name of a preset."""
 
 
 @dataclass

@@ -24,21 +24,16 @@ from ..metrics import OF_TOKENS
 from ..models import PRESETS, Sizes, build_model
 from ..models.checkpoints import checkpoint_config, first_position
 from ..training import Rows
-from .base import Experiment, title
+from .base import ADAMW, Experiment, title
 
 MODELS = {"causal_lm": "llama", "masked_lm": "bert"}
 """Presets that are trained where no model is named."""
 DEFAULTS = {
-    "epochs": 3,
-    "batch_size": 16,
+    **ADAMW,
     "eval_batch_size": 16,
-    "optimizer": "adamw",
     "learning_rate": 1e-3,
-    "lr_decay": 1.0,
     "lr_scheduler": "cosine",
     "warmup_steps": 0.05,
-    "max_grad_norm": 1.0,
-    "epochs_after_target": 0,
     "best_by": "loss",
 }
 

@@ -1,4 +1,4 @@
-"""Publishing on the Hugging Face Hub: a model that comes back sparse, and a card that says what was measured."""
+"""Publish on the Hugging Face Hub: a model that is loaded sparse again, and a card with its results."""
 
 from ..adapters.loading import load_adapter
 from ..hub_client import HubError

@@ -1,4 +1,4 @@
-"""The model card: a template, filled with what the model shows and its author says."""
+"""The model card: a template, filled from the model and from what its author states."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model_card(
         repo_id: ``owner/name`` on the Hub.
         results: measurements, see :class:`CardDetails`.
         example_inputs: what to call the model with; a few token ids by default.
-        existing: the card there is already; what people wrote there is kept.
+        existing: the current card; text and metadata that people wrote are kept.
         **details: the other fields of :class:`CardDetails`.
 
     Returns:
@@ -53,10 +53,10 @@ def model_card(
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what is no name of a repository.
+    """Check the name of a repository.
 
     Raises:
-        ValueError: shows it, and what was expected.
+        ValueError: it is not of the form owner/name.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
@@ -180,5 +180,5 @@ def _notes(details: CardDetails) -> list[str]:
 
 
 def _names(value: Any) -> str:
-    """Names on one line; nothing for None."""
+    """Names on one line; empty for None."""
     return ", ".join(map(markdown.inline, value if isinstance(value, list | tuple) else [value] if value else []))

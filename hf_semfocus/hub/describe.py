@@ -1,4 +1,4 @@
-"""What a model is, found by running it once: which layer uses which attention, and how it is loaded again."""
+"""Describe a model by running it once: which layer uses which attention, and which class loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only its author knows about a model, checked; what is not given is said to be so in the card."""
+"""What the author of a model adds to its card, checked; the card marks what is missing as not given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .results import Result, check
 
 @dataclass(frozen=True, kw_only=True)
 class CardDetails:
-    """What a card says beyond what the model shows.
+    """What a card holds beyond what is read from the model.
 
     Args:
         results: measurements of one comparison, dense and sparse: :class:`Result`, or dicts with its fields.
@@ -23,7 +23,7 @@ class CardDetails:
         tags: more tags.
         task: the Hub's name of the task, such as ``"text-generation"``; by default what the model's class tells.
         command: the command that made it.
-        limits: what one should know before using it, in Markdown; HTML, images, headings and code blocks become text.
+        limits: known limitations, in Markdown; HTML, images, headings and code blocks become text.
 
     Raises:
         ValueError: a field is not what it has to be.

@@ -1,4 +1,4 @@
-"""Text of others in Markdown: it stays text, whatever it holds, so that a card shows only what it is meant to."""
+"""Escape untrusted text for Markdown, so that it cannot add HTML, images, headings or table cells to a card."""
 
 from __future__ import annotations
 

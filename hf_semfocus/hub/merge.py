@@ -1,7 +1,7 @@
-"""A card that is written again: its generated part is replaced, and what people wrote stays.
+"""Update an existing card: its generated part is replaced, and what people wrote is kept.
 
 Text: everything outside of two marker comments stays. Metadata: tags, datasets and metrics are united; evaluation
-results are replaced where they are ours; everything else on the Hub wins over what is given.
+results are replaced where they are ours; any other value on the Hub wins over a given one.
 """
 
 from __future__ import annotations

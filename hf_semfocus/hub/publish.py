@@ -1,4 +1,4 @@
-"""``push_to_hub``: weights, configuration, tokenizer, results and card in one commit, as often as one likes."""
+"""``push_to_hub``: weights, configuration, tokenizer, results and card in one commit. Idempotent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .results import Result
 
 @dataclass(frozen=True)
 class Published:
-    """What became of it.
+    """Result of :func:`push_to_hub`.
 
     Attributes:
-        repo_id: where it is.
-        commit: the revision that holds it; None for a dry run.
+        repo_id: the repository.
+        commit: the revision that holds the files; None for a dry run.
         changed: whether there was anything to commit.
-        files: what was written, or would be.
+        files: names of the files written, or of those a dry run would publish.
     """
 
     repo_id: str

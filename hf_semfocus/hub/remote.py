@@ -1,4 +1,4 @@
-"""A repository on the Hub: what is there, and one commit that changes all of it or nothing."""
+"""A repository on the Hub: its state, and one atomic commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.ind
 
 @dataclass(frozen=True)
 class State:
-    """What a repository holds; ``private`` is None and ``commit`` is None where it does not exist."""
+    """State of a repository; ``private`` and ``commit`` are None where it does not exist."""
 
     private: bool | None
     commit: str | None
@@ -27,11 +27,11 @@ class State:
 
 
 class Remote:
-    """A model repository, spoken to with one token.
+    """A model repository, accessed with one token.
 
     Args:
         repo_id: ``owner/name``.
-        token: what to send; None for nothing.
+        token: access token; None for anonymous access.
     """
 
     def __init__(self, repo_id: str, token: str | None):
@@ -40,10 +40,10 @@ class Remote:
         self.api = HfApi(token=token or False, library_name="hf_semfocus")
 
     def state(self) -> State:
-        """What is there now.
+        """The current state.
 
         Raises:
-            HubError: the Hub does not say.
+            HubError: the request failed.
         """
 
         def ask() -> State:
@@ -59,8 +59,8 @@ class Remote:
         """The card at that state, downloaded into ``folder``; None if there is none.
 
         Raises:
-            HubError: it cannot be had.
-            ValueError: it is no text.
+            HubError: the download failed.
+            ValueError: it is not UTF-8 text.
         """
         if README not in state.files:
             return None
@@ -75,10 +75,10 @@ class Remote:
             raise ValueError(f"the README.md of {self.repo_id!r} is no UTF-8 text ({error}); mend it there") from None
 
     def create(self, private: bool) -> None:
-        """Make it. One that exists is refused: it holds something that was not looked at.
+        """Create it.
 
         Raises:
-            HubError: the Hub refuses.
+            HubError: the Hub refused, or the repository exists by now.
         """
         shielded(
             f"creating {self.repo_id!r}",

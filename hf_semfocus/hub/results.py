@@ -1,4 +1,4 @@
-"""What was measured: one metric of one attention on one data set, seed by seed."""
+"""Results: one metric of one attention on one data set, per seed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def measured(self) -> list[float]:
-        """The values there are."""
+        """The values that are not None."""
         return [value for value in self.values.values() if value is not None]
 
     @property

@@ -1,4 +1,4 @@
-"""The folder that is published: everything is written here first, so what fails here has touched nothing else."""
+"""The folder that is published: all files are written here first, so that a failure leaves the Hub untouched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .describe import FULL, Description
 README = "README.md"
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")
 ABOUT = re.compile(r"(training_args|metrics)\.json|curves\.\w+")
-"""Files that tell about the weights they were published with."""
+"""Files that describe the weights they were published with."""
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 

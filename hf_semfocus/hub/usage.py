@@ -1,4 +1,4 @@
-"""The code a card shows: how to load the model and call it, as it stands."""
+"""The usage example of a card: complete code that loads the model and calls it."""
 
 from __future__ import annotations
 
