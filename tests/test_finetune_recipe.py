@@ -218,8 +218,8 @@ def test_learning_rate_by_what_is_trained(tmp_path, make, args, rate):
 
 def test_defaults_of_sizes_and_attentions(make):
     options = [a for a in make("sequence", "bert") if a not in ("--batch_size", "5", "--eval_batch_size", "7")]
-    parsed, *_ = finetune.parse(*finetune.OPTIONS, args=options)
-    experiment = finetune.make_experiment(start(finetune.TrainingOptions(), 1), parsed)
+    parsed, examples, *_ = finetune.parse(*finetune.OPTIONS, args=options)
+    experiment = finetune.make_experiment(start(finetune.TrainingOptions(), 1), parsed, examples)
     filled = finetune.TrainingOptions().filled(**experiment.defaults)
     assert (filled.batch_size, filled.eval_batch_size, filled.epochs) == (16, 64, 3)
     assert experiment.attentions == ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
@@ -274,11 +274,11 @@ def test_long_texts_are_cut_and_counted(tmp_path, make, capsys):
 
 def test_some_of_the_examples_are_the_same_for_every_seed(tmp_path, make):
     args = [*make("sequence", "bert"), "--train_size", "9", "--eval_size", "6"]
-    options, *_ = finetune.parse(*finetune.OPTIONS, args=args)
-    experiment = finetune.make_experiment(start(finetune.TrainingOptions(), 1), options)
+    options, examples, *_ = finetune.parse(*finetune.OPTIONS, args=args)
+    experiment = finetune.make_experiment(start(finetune.TrainingOptions(), 1), options, examples)
     train, held_out = experiment.rows(1)
     assert (len(train), len(held_out)) == (9, 6)
-    other, _ = finetune.make_experiment(start(finetune.TrainingOptions(), 1), options).rows(2)
+    other, _ = finetune.make_experiment(start(finetune.TrainingOptions(), 1), options, examples).rows(2)
     assert train.labels.tolist() == other.labels.tolist()
 
 
