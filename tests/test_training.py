@@ -487,6 +487,15 @@ def test_output_folder_is_refused_unless_told(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_resuming_what_is_not_there_is_said_in_one_line(tmp_path, capsys, resume):
+    OutputFolder(Accelerator(), options(tmp_path / "new", resume=resume))
+    said = f"nothing to resume in {tmp_path / 'new'}; starting anew\n"
+    assert capsys.readouterr().out == (said if resume else "")
+    OutputFolder(Accelerator(), options(tmp_path / "new", resume=True))
+    assert capsys.readouterr().out == ""
+
+
 def test_folder_that_is_no_output_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "config.yaml").write_text("epochs: 4\n")

@@ -64,7 +64,7 @@ class OutputFolder:
         for part in (*others, options):
             config.update(dataclasses.asdict(part))
         self.config = {name: value for name, value in config.items() if name not in FREE}
-        self._check(options)
+        self._check(accelerator, options)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             try:
@@ -91,11 +91,13 @@ class OutputFolder:
         name = f"{attention}/{seed}"
         return Run(name, attention, seed, path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name))
 
-    def _check(self, options: TrainingOptions) -> None:
+    def _check(self, accelerator: Accelerator, options: TrainingOptions) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(self.path)!r} is a file; expected a folder")
         held = [file.name for file in self.path.glob("*") if not file.name.endswith((UNFINISHED, LOCK))]
         if not held:
+            if options.resume:
+                accelerator.print(f"nothing to resume in {self.path}; starting anew", flush=True)
             return
         if not (options.resume or options.overwrite_output_dir):
             raise ValueError(f"output_dir={str(self.path)!r} is not empty; add --resume or --overwrite_output_dir")
