@@ -120,6 +120,8 @@ MECHANISMS += ["banded_sparse:window=3", "block_local_sparse:block_size=3", "str
 @pytest.mark.parametrize("chunk", [1, 1 << 20], ids=["one", "all"])
 def test_every_quantity_is_what_its_definition_says(spec, causal, kind, chunk, monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr("hf_semfocus.analysis.quantities.mass.FEW", 1 if chunk > 1 else 64)
+    monkeypatch.setattr("hf_semfocus.analysis.quantities.rows.SORTED_SHARE", 1)
     mask, real = masked(kind)
     mechanism = build(spec)
     problem = problem_of(causal=causal, mask=mask, ties=kind == "none")

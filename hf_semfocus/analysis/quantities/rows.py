@@ -12,8 +12,11 @@ from torch import Tensor
 from ...attention.problem import Problem
 from ...mechanisms import Mechanism
 
+SORTED_SHARE = 8
+"""All scores are sorted where more than one in so many is needed."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Rows:
     """Some queries of a problem, all heads; tensors are ``[batch, heads, queries, keys]`` unless said otherwise.
 
@@ -24,6 +27,7 @@ class Rows:
 
     problem: Problem
     mechanism: Mechanism
+    _top: Tensor | None = None
 
     @cached_property
     def scores(self) -> Tensor:
@@ -52,19 +56,23 @@ class Rows:
         return self.kept.sum(-1)
 
     @cached_property
-    def descending(self) -> Tensor:
-        """Scores of visible keys, the highest first, then -inf."""
-        return self.scores.masked_fill(~self.visible, -torch.inf).sort(-1, descending=True).values
-
-    @cached_property
     def weights(self) -> Tensor:
         """Dense softmax over the visible keys, without sinks; NaN where there are none."""
         return self.scores.masked_fill(~self.visible, -torch.inf).softmax(-1)
 
+    def top(self, count: int) -> Tensor:
+        """At least the ``count`` highest scores of visible keys in order, then -inf: ``[..., queries, any]``."""
+        count = min(count, self.scores.shape[-1])
+        if self._top is None or self._top.shape[-1] < count:
+            scores = self.scores.masked_fill(~self.visible, -torch.inf)
+            few = count * SORTED_SHARE < scores.shape[-1]
+            self._top = (scores.topk(count) if few else scores.sort(-1, descending=True)).values
+        return self._top
+
     def ranked_score(self, rank: Tensor) -> Tensor:
         """The score at a rank, from 1: int64 and floating ``[batch, heads, queries]``; NaN where there is none."""
-        index = (rank - 1).clamp(0, self.scores.shape[-1] - 1).unsqueeze(-1)
-        found = self.descending.gather(-1, index).squeeze(-1)
+        top = self.top(int(rank.max()))
+        found = top.gather(-1, (rank - 1).clamp(0, top.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
         return found.masked_fill((rank < 1) | (rank > self.visible_count), torch.nan)
 
     def lowest(self, among: Tensor) -> Tensor:
