@@ -21,6 +21,8 @@ from .suites import Suite
 from .timing import FEW, SLOW, clock_of, measure
 
 Result = dict[str, Any]
+Save = Callable[[Result], None]
+Progress = Callable[[list[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,8 @@ class Plan:
 
 def run(
     plan: Plan,
-    save: Callable[[Result], None] = lambda result: None,
-    progress: Callable[[list[Any], str], Iterable[Any]] = lambda items, what: items,
+    save: Save = lambda result: None,
+    progress: Progress = lambda items, what: items,
 ) -> Result:
     """Measure everything in ``plan``.
 
@@ -96,9 +98,7 @@ def run(
     return result
 
 
-def _check(
-    plan: Plan, device: torch.device, result: Result, progress: Callable[[list[Any], str], Iterable[Any]]
-) -> dict[Case, str]:
+def _check(plan: Plan, device: torch.device, result: Result, progress: Progress) -> dict[Case, str]:
     """Check every back end to be timed; returns the back end of every case that it supports."""
     backends: dict[Case, str] = {}
     checked: dict[str, str] = {}  # a model's case may be one of the others but for its goals
@@ -159,12 +159,7 @@ def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torc
 
 
 def _memory(
-    cases: list[Case],
-    backends: dict[Case, str],
-    plan: Plan,
-    result: Result,
-    save: Callable[[Result], None],
-    progress: Callable[[list[Any], str], Iterable[Any]],
+    cases: list[Case], backends: dict[Case, str], plan: Plan, result: Result, save: Save, progress: Progress
 ) -> None:
     """Measure the peak memory of whoever was timed, each in its own process; full attention once per shape."""
     results = {each["label"]: each for each in result["cases"]}
