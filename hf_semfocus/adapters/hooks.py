@@ -1,6 +1,7 @@
 """Save the attention with every PEFT adapter, and restore it on the base model wherever an adapter is loaded.
 
-All savers ask PEFT's configuration for its ``to_dict``, and all loaders call a ``load_adapter``; these are wrapped.
+All savers ask PEFT's configuration for its ``to_dict``, and all loaders call a ``load_adapter``. These are wrapped,
+with ``from_peft_type``, which reads the entry, and the check of a hotswap, as soon as PEFT is imported.
 """
 
 from __future__ import annotations

@@ -33,16 +33,12 @@ class LoraOptions:
 
 def with_lora(experiment: Experiment, options: LoraOptions) -> Experiment:
     """The same experiment on adapters."""
+    given = {"r": options.lora_r, "alpha": options.lora_alpha, "dropout": options.lora_dropout}
+    given |= {"target_modules": options.lora_target_modules or None}
+    given = {name: value for name, value in given.items() if value is not None}
 
     def build(attention: str) -> PeftModel:
-        return add_lora(
-            experiment.build(attention),
-            experiment.kind,
-            r=8 if options.lora_r is None else options.lora_r,
-            alpha=16 if options.lora_alpha is None else options.lora_alpha,
-            dropout=options.lora_dropout or 0.0,
-            target_modules=options.lora_target_modules or None,
-        )
+        return add_lora(experiment.build(attention), experiment.kind, **given)
 
     def load(folder: str) -> PeftModel:
         from peft import PeftConfig, PeftModel

@@ -1,4 +1,4 @@
-"""What this package wraps of Transformers' models and of PEFT, each to close one gap in the attention interface.
+"""What this package wraps of Transformers' models, each to close one gap in the attention interface.
 
 ``get_correct_attn_implementation``  accepts ``topk_sparse:k=8``; refuses classes without the interface and bad
                                      parameters when the model is made; names our choices in its error.
@@ -8,11 +8,9 @@
 ``_initialize_weights``              sets the first values of a mechanism's parameters that a checkpoint lacks.
 ``_from_config``                     leaves alone a model made of the same configuration with another attention.
 ``ContinuousBatchingManager``        is refused: its models see caches of many requests at once.
-``save_pretrained``, ``load_adapter`` of Transformers and PEFT, ``to_dict`` and ``from_peft_type`` of PEFT's
-                                     configurations: keep the attention of an adapter and give it back. PEFT is
-                                     wrapped as soon as it is imported.
 
-What is wrapped of configurations is in ``configs.py``. Nothing changes for models that use none of our names.
+What is wrapped of configurations is in ``configs.py``, and for adapters in ``adapters/hooks.py``. Nothing changes for
+models that use none of our names.
 """
 
 from __future__ import annotations
