@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -93,6 +94,12 @@ def own_datasets_cache(tmp_path_factory):
     yield
     datasets.enable_progress_bars()
     datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture
+def without_curves(monkeypatch):
+    """Let no report draw curves, which takes longer than the training of a tiny model."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 @pytest.fixture

@@ -180,6 +180,7 @@ OFTEN = (("sequence", "bert"), ("token", "gpt2"), ("clm", "llama"))
 ADAPTED = [pytest.param(*case, LORA, marks=() if case in OFTEN else pytest.mark.slow) for case in CASES]
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(("task", "family", "peft"), [*((*case, []) for case in CASES), *ADAPTED])
 def test_every_task_on_every_family(tmp_path, make, task, family, peft):
     results = finetune.main([*make(task, family), *TWO, *peft, "--max_steps", "4", "--output_dir", str(tmp_path)])
@@ -207,6 +208,7 @@ def test_every_task_on_every_family(tmp_path, make, task, family, peft):
     assert config["best_by"] == ("loss" if task == "clm" else "accuracy")
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(("args", "rate"), [([], 5e-5), (["--peft", "lora"], 2e-4)])
 def test_learning_rate_by_what_is_trained(tmp_path, make, args, rate):
     args = [*make("sequence", "bert"), *args, "--attention", "sdpa", "--max_steps", "1", "--output_dir", str(tmp_path)]
@@ -225,6 +227,7 @@ def test_defaults_of_sizes_and_attentions(make):
     assert experiment.attentions == ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_first_step_of_equivalent_attentions_is_the_same(tmp_path, make):
     args = [*make("sequence", "bert"), *LORA, "--max_steps", "1", "--logging_steps", "1"]
     finetune.main([*args, "--attention", "sdpa", "topk_sparse:k=40", "--output_dir", str(tmp_path)])
@@ -232,6 +235,7 @@ def test_first_step_of_equivalent_attentions_is_the_same(tmp_path, make):
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 def test_gradient_checkpointing_with_lora_changes_nothing(tmp_path, make, family):
     args = [*make("sequence", family), *LORA, "--attention", "topk_sparse:k=3", "--max_steps", "4"]
@@ -241,6 +245,7 @@ def test_gradient_checkpointing_with_lora_changes_nothing(tmp_path, make, family
     assert saving["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_schedule_of_attentions_with_lora(tmp_path, make):
     schedule = "topk_sparse:k=40@1>topk_sparse:k=2"
     args = [*make("sequence", "llama"), *LORA, "--attention", schedule, "--max_steps", "3"]

@@ -50,6 +50,7 @@ def test_every_model_trains_and_reports(tmp_path, model, capsys):
     assert (config["learning_rate"], config["lr_decay"], config["seeds"]) == (0.1, 0.9995, [3, 4])
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_runs_share_data_and_initial_weights_and_do_not_touch_each_other(tmp_path):
     args = [*TINY, "--epochs", "2", "--seeds", "3", "--dropout", "0.2", "--logging_steps", "1"]
     for name, attention in (
@@ -62,6 +63,7 @@ def test_runs_share_data_and_initial_weights_and_do_not_touch_each_other(tmp_pat
     assert first == second
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_first_step_of_equivalent_attentions_is_the_same(tmp_path):
     args = [*TINY, "--max_steps", "1", "--dropout", "0", "--logging_steps", "1", "--output_dir", str(tmp_path)]
     attention = ["sdpa", "eager", "topk_sparse:k=40", "banded_sparse:window=40"]
@@ -70,6 +72,7 @@ def test_first_step_of_equivalent_attentions_is_the_same(tmp_path):
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_global_tokens_of_the_attention_are_learned_by_the_encoder(tmp_path):
     name = "banded_sparse:window=3,num_global_tokens=2,global_position=last"
     pretrain.main([*TINY, "--epochs", "1", "--attention", name, "sdpa", "--output_dir", str(tmp_path)])
@@ -78,6 +81,7 @@ def test_global_tokens_of_the_attention_are_learned_by_the_encoder(tmp_path):
     assert [model.config.num_global_tokens for model in models] == [2, 0]
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_checkpoint_as_model(tmp_path):
     args = [*TINY, "--epochs", "1"]
     pretrain.main([*args, "--attention", "sdpa", "--output_dir", str(tmp_path / "first")])
@@ -126,6 +130,7 @@ def test_two_processes_equal_one(tmp_path):
     assert_close(two, one)
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_runs(tmp_path, path):
     options, _, comparison, training, _ = pretrain.parse(*pretrain.OPTIONS, args=["--config", str(path)])
