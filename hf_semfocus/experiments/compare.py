@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -95,25 +95,11 @@ def compare(
         length = steps_per_epoch(len(first_rows[0]), options.batch_size)
         left = [run for run in runs if ended(run, options, length) is None]
         train_side_by_side(command, output, runs, left, workers, options.save_steps)
-    rows = {seeds[0]: first_rows}
-    results = []
-    for run in runs:
-        if run.seed not in rows:
-            rows = {run.seed: _rows(accelerator, experiment, run.seed)}
-        try:
-            results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
-        finally:  # also of a run that is stopped
-            if accelerator.is_main_process and workers == 1:  # else they are together already
-                with suppress(OSError, ValueError):  # of which the run has told, or the report will
-                    output.gather(runs)
-        if workers == 1:
-            accelerator.print(f"{run.name}: {results[-1]['status']}", flush=True)
+    results = _train_all(accelerator, experiment, options, output, runs, first_rows, told=workers > 1)
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))
-    found = {f"{name} by {', '.join(by)}" for result in results for name, by in result.get("back_ends", {}).items()}
-    if found:
-        notes.append(f"Attention was computed by these back ends: {'; '.join(sorted(found))}.")
+    notes += _back_ends(results)
     if accelerator.is_main_process:
         records = output.gather(runs)
         print(report.publish(output.path, experiment.name, results, records, output.config, notes))
@@ -122,6 +108,43 @@ def compare(
     accelerator.wait_for_everyone()  # or a process that ends early takes the others' connection with it
     accelerator.end_training()
     return results
+
+
+def _train_all(
+    accelerator: Accelerator,
+    experiment: Experiment,
+    options: TrainingOptions,
+    output: OutputFolder,
+    runs: Sequence[Run],
+    first_rows: tuple[Rows, Rows],
+    told: bool,
+) -> list[dict[str, Any]]:
+    """Train one run after another; finished ones give their results at once.
+
+    Args:
+        first_rows: of the first run's seed.
+        told: whether the runs have ended side by side, which told of them and put their records together.
+    """
+    rows = {runs[0].seed: first_rows}
+    results = []
+    for run in runs:
+        if run.seed not in rows:
+            rows = {run.seed: _rows(accelerator, experiment, run.seed)}
+        try:
+            results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
+        finally:  # also of a run that is stopped
+            if accelerator.is_main_process and not told:
+                with suppress(OSError, ValueError):  # of which the run has told, or the report will
+                    output.gather(runs)
+        if not told:
+            accelerator.print(f"{run.name}: {results[-1]['status']}", flush=True)
+    return results
+
+
+def _back_ends(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A note on what computed the mechanisms, if any run says so."""
+    found = {f"{name} by {', '.join(by)}" for result in results for name, by in result.get("back_ends", {}).items()}
+    return [f"Attention was computed by these back ends: {'; '.join(sorted(found))}."] if found else []
 
 
 def _part(
