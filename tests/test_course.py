@@ -217,6 +217,19 @@ def test_tokens_are_counted_with_padding(tmp_path):
     assert result["tokens_per_second"] * result["seconds"] == pytest.approx(tokens)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "topk_sparse:k=3"])
+def test_focus_is_logged_every_few_steps_and_changes_no_step(tmp_path, attention):
+    _, expected = start(tmp_path / "plain", attention, epochs=2, logging_steps=1)
+    _, records = start(tmp_path / "watched", attention, epochs=2, logging_steps=1, log_focus=4)
+    assert timeless([record for record in records if record["kind"] != "focus"]) == timeless(expected)
+    focus = [record for record in records if record["kind"] == "focus"]
+    assert [record["step"] for record in focus] == [4, 8]
+    assert all(0 <= record["entropy"] <= math.log(9) for record in focus)
+    assert ("kept_mass" in focus[0]) == (attention != "sdpa")
+    with pytest.raises(ValueError, match="log_focus=4 with torch_compile=True; expected one of them at most"):
+        options(tmp_path, log_focus=4, torch_compile=True)
+
+
 # ---- the end
 
 

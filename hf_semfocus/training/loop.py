@@ -16,6 +16,7 @@ from ..console.signals import first, stop_noted
 from ..data.batches import Rows, steps_per_epoch
 from .assess import assess
 from .ending import exit_if, finish, record_divergence
+from .focus import focus_logged
 from .objectives import Objective, classification
 from .options import TrainingOptions
 from .run import Run, ended
@@ -50,8 +51,9 @@ def train(
         model: with its initial weights.
         options: how to train; filled (:meth:`TrainingOptions.filled`).
         run: name, attention (or schedule of attentions), seed and folder. Its log gets a record of kind "epoch" per
-            epoch, "eval" every ``eval_steps``, "step" every ``logging_steps``, and "diverged" with the rows of the
-            batch if loss or gradient stop being finite, which ends the run and leaves the batch in ``diverged/``.
+            epoch, "eval" every ``eval_steps``, "step" every ``logging_steps``, "focus" every ``log_focus``, and
+            "diverged" with the rows of the batch if loss or gradient stop being finite, which ends the run and leaves
+            the batch in ``diverged/``.
         train_rows, eval_rows: rows to train on, and held-out ones to evaluate on after every epoch.
         objective: what a step minimises.
         metrics: what to compute of the held-out rows besides loss and accuracy; see :func:`evaluate`.
@@ -89,7 +91,8 @@ def _train_epoch(state: RunState, asked_to_stop: Callable[[], list[bool]]) -> No
     state.model.train()
     state.clock.start()
     for batch in state.batches():
-        step = take_step(state, batch, asked_to_stop)
+        with focus_logged(state):
+            step = take_step(state, batch, asked_to_stop)
         if state.diverged:
             record_divergence(state, batch, step)
             return

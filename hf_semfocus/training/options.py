@@ -51,12 +51,13 @@ class TrainingOptions:
     eval_steps: int | None = option(None, "also evaluate every so many steps, not only every epoch")
     save_steps: int | None = option(None, "also save a checkpoint every so many steps, not only every epoch")
     logging_steps: int | None = option(None, "also record the training loss every so many steps")
+    log_focus: int | None = option(None, "also record how focused attention is every so many steps")
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("none", "experiment tracker")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "max_steps"):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("eval_steps", "save_steps", "logging_steps"):
+        for name in ("eval_steps", "save_steps", "logging_steps", "log_focus"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("epochs_after_target", self.epochs_after_target, 0)
         for name in ("learning_rate", "lr_decay", "weight_decay", "warmup_steps"):
@@ -69,6 +70,8 @@ class TrainingOptions:
             raise ValueError(f"target_accuracy={self.target_accuracy!r}; expected a positive share, above 1 for never")
         if self.target_loss is not None and not self.target_loss > 0:
             raise ValueError(f"target_loss={self.target_loss!r}; expected a positive number of nats")
+        if self.log_focus and self.torch_compile:
+            raise ValueError(f"log_focus={self.log_focus!r} with torch_compile=True; expected one of them at most")
         if self.resume and self.overwrite_output_dir:
             raise ValueError("resume and overwrite_output_dir contradict each other; expected one of them at most")
 
