@@ -275,7 +275,7 @@ def killed_at(monkeypatch, moment):
 
 @pytest.mark.parametrize("changes", [{}, {"save_steps": 2, "optimizer": "adamw", "logging_steps": 3}])
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, monkeypatch, changes):
-    changes = {"epochs": 3, "target_accuracy": 0.4, **changes}
+    changes = {"epochs": 2, "target_accuracy": 0.4, **changes}
     expected_result, expected = start(tmp_path / "whole", **changes)
     folder, deaths, moment = tmp_path / "killed", 0, 1
     # every life dies a little later than the one before, and continues what that left behind
