@@ -204,7 +204,7 @@ def test_misspelt_values_are_answered_with_the_nearest(tmp_path, args, message):
 
 
 def test_mechanism_and_task_from_a_module_in_the_working_directory(parts):
-    args = f"{TINY} --task first_bit --attention even_sparse:window=2 sdpa --output_dir out"
+    args = f"{TINY} --task first_bit --attention even_sparse:window=2 --workers 2 --output_dir out"
     command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), "--import", "my_parts", *args.split()]
     done = subprocess.run(command, cwd=parts, capture_output=True, text=True, env=bare(), check=False)
     assert done.returncode == 0, done.stderr
