@@ -35,6 +35,7 @@ __all__ = [
 _LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
+    "FocusLogger": "training",
     "load_adapter": "adapters.loading",
     "push_to_hub": "hub",
 }

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModel
 
 import hf_semfocus
-from hf_semfocus.analysis import QUANTITIES, Record, capture, measuring, sketches
+from hf_semfocus.analysis import QUANTITIES, Record, capture, measuring, records, sketches
 from hf_semfocus.attention.problem import Problem
 from hf_semfocus.attention.visibility import Visibility
 from hf_semfocus.backends import chunked
@@ -321,10 +321,19 @@ def test_without_datasketches_few_numbers_are_enough(monkeypatch):
 def test_the_records_of_processes_add_up(monkeypatch):
     model = make("gpt2", "topk_sparse:k=3")
     mine, other = captured(model, inputs("gpt2", "left")), captured(model, inputs("gpt2"))
-    monkeypatch.setattr(
-        "accelerate.utils.gather_object", lambda states: [*states, json.loads(json.dumps(other._state()))]
-    )
-    both = mine.gathered(SimpleNamespace(num_processes=2))
+    others = json.loads(json.dumps(other._state()))
+    monkeypatch.setattr(records, "gather_object", lambda states: [*states, others])
+    assert mine.gathered() is mine
+    monkeypatch.setattr(records, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    both = mine.gathered()
     mine.merge(other)
     assert both.rows() == mine.rows()
-    assert mine.gathered(SimpleNamespace(num_processes=1)) is mine
+    assert both.calls == 4
+
+
+def test_what_gradient_checkpointing_computes_again_counts_once():
+    model = make("gpt2", "topk_sparse:k=3").train()
+    model.gradient_checkpointing_enable()
+    with capture(model) as record:
+        model(**inputs("gpt2")).last_hidden_state.sum().backward()
+    assert record.calls == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from ..hf import dense
@@ -48,16 +49,37 @@ def capture(
         ValueError: unknown quantities, a compiled model, or a quantity that no attention has that was seen.
         UnsupportedModelError: no call of an attention was seen.
     """
+    with watch(model, quantities, mechanism, exact) as record:
+        yield record
+    if not record.calls:
+        raise UnsupportedModelError(
+            f"no attention of {type(model).__name__} was seen; expected a call of a model that goes through "
+            "Transformers' attention interface while the capture is open"
+        )
+    measured = {name for *_, name in record.sketches}
+    if quantities is not None and (lacking := [name for name in quantities if name not in measured]):
+        raise ValueError(
+            f"{', '.join(lacking)} was not measured, as every attention that was seen keeps all keys; expected "
+            "mechanism='topk_sparse:k=...' to say which to count as kept, or other quantities"
+        )
+
+
+@contextmanager
+def watch(
+    model: nn.Module, quantities: Sequence[str] | None = None, mechanism: str | None = None, exact: int = EXACT
+) -> Iterator[Record]:
+    """:func:`capture` of those of the ``quantities`` that there are, were it none at all."""
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
         raise ValueError("a compiled model does not show its attention; expected the model before torch.compile")
     named, keeper = chosen(quantities), None if mechanism is None else build(mechanism)
     paths = {module: path for path, module in model.named_modules()}
     layers = [module for _, module in attention_layers(model)]
-    seen: set[nn.Module] = set()
     record = Record([paths[module] for module in layers], exact)
 
     def tell(call: Call) -> None:
-        seen.add(call.module)
+        if torch._C._current_graph_task_id() != -1:  # gradient checkpointing computes it again in the backward pass
+            return
+        record.calls += 1
         if call.module not in layers:
             layers.append(call.module)
             record.layers.append(paths[call.module])
@@ -69,17 +91,6 @@ def capture(
 
     with dense.watch(model, tell):
         yield record
-    if not seen:
-        raise UnsupportedModelError(
-            f"no attention of {type(model).__name__} was seen; expected a call of a model that goes through "
-            "Transformers' attention interface while the capture is open"
-        )
-    measured = {name for *_, name in record.sketches}
-    if quantities is not None and (lacking := [name for name in quantities if name not in measured]):
-        raise ValueError(
-            f"{', '.join(lacking)} was not measured, as every attention that was seen keeps all keys; expected "
-            "mechanism='topk_sparse:k=...' to say which to count as kept, or other quantities"
-        )
 
 
 def _keeper(call: Call, asked: Mechanism | None) -> Mechanism:

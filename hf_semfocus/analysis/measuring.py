@@ -15,14 +15,14 @@ from ..backends.chunked import chunks
 from ..hf.observe import Call
 from ..hf.visibility import is_cross_attention
 from ..mechanisms import Mechanism
-from .quantities import Quantity, Rows
+from .quantities import AttentionQuantity, Rows
 
 Values = dict[tuple[int, str], list[NDArray[np.float64]]]
 """By head and quantity."""
 
 
 @torch.no_grad()
-def measure(call: Call, mechanism: Mechanism, quantities: Sequence[Quantity]) -> Values:
+def measure(call: Call, mechanism: Mechanism, quantities: Sequence[AttentionQuantity]) -> Values:
     """The values of ``quantities`` over all queries and keys that are no padding.
 
     Args:
@@ -41,7 +41,7 @@ def measure(call: Call, mechanism: Mechanism, quantities: Sequence[Quantity]) ->
 
 
 def _measure(
-    problem: Problem, real: Tensor, mechanism: Mechanism, quantities: Sequence[Quantity], found: Values
+    problem: Problem, real: Tensor, mechanism: Mechanism, quantities: Sequence[AttentionQuantity], found: Values
 ) -> None:
     batch, heads, _, keys = problem.shape
     of_queries = [each for each in quantities if not each.is_of_keys]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from ..files import write_text
@@ -16,7 +18,6 @@ from .sketches import EXACT, Sketch
 
 if TYPE_CHECKING:
     import pandas as pd
-    from accelerate import Accelerator
 
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """Those of the paper's scripts."""
@@ -33,10 +34,11 @@ class Record:
 
     Attributes:
         sketches: by number of the layer, head and quantity.
+        calls: calls of attention functions that were captured.
     """
 
     def __init__(self, layers: Sequence[str], exact: int = EXACT):
-        self.layers, self.exact = list(layers), exact
+        self.layers, self.exact, self.calls = list(layers), exact, 0
         self.sketches: dict[tuple[int, int, str], Sketch] = {}
 
     def add(self, layer: int, head: int, quantity: str, values: NDArray[np.float64]) -> None:
@@ -56,16 +58,28 @@ class Record:
 
         A layer of None stands for all layers together, a head of None for all heads. Those come first.
         """
-        places = [defaultdict(list) for _ in range(3)]
-        for (layer, head, quantity), sketch in sorted(self.sketches.items()):
-            for group, place in zip(places, ((None, None), (layer, None), (layer, head)), strict=True):
-                group[(*place, quantity)].append(sketch)
         return [
             {"layer": layer, "head": head, "quantity": quantity, "quantile": at, "value": float(value)}
-            for group in places
+            for group in self._grouped()
             for (layer, head, quantity), sketches in group.items()
             for at, value in zip(quantiles, self._pool(sketches).quantiles(quantiles), strict=True)
         ]
+
+    def medians(self) -> dict[str, float]:
+        """The median of every quantity over all layers, by its name, and of every layer, as ``entropy/layer_0``."""
+        over_all, by_layer, _ = self._grouped()
+        return {
+            quantity if layer is None else f"{quantity}/layer_{layer}": float(self._pool(sketches).quantiles([0.5])[0])
+            for (layer, _, quantity), sketches in (over_all | by_layer).items()
+        }
+
+    def _grouped(self) -> list[dict[tuple[int | None, int | None, str], list[Sketch]]]:
+        """Sketches by layer, head and quantity: of all layers together, of every layer, and of every head."""
+        groups = [defaultdict(list) for _ in range(3)]
+        for (layer, head, quantity), sketch in sorted(self.sketches.items()):
+            for group, place in zip(groups, ((None, None), (layer, None), (layer, head)), strict=True):
+                group[(*place, quantity)].append(sketch)
+        return groups
 
     def _pool(self, sketches: Iterable[Sketch]) -> Sketch:
         made = Sketch(self.exact)
@@ -91,14 +105,13 @@ class Record:
         """
         if other.layers != self.layers:
             raise ValueError(f"a record of layers {other.layers} does not fit {self.layers}; expected the same model")
+        self.calls += other.calls
         for place, sketch in other.sketches.items():
             self.sketches.setdefault(place, Sketch(self.exact)).merge(sketch)
 
-    def gathered(self, accelerator: Accelerator) -> Record:
+    def gathered(self) -> Record:
         """The records of all processes together, the same in each; every process must call this."""
-        from accelerate.utils import gather_object
-
-        if accelerator.num_processes == 1:
+        if PartialState().num_processes == 1:
             return self
         first, *others = (Record._of(state) for state in gather_object([self._state()]))
         for other in others:
@@ -145,11 +158,12 @@ class Record:
 
     def _state(self) -> dict[str, Any]:
         sketches = [[*place, sketch.state()] for place, sketch in sorted(self.sketches.items())]
-        return {"layers": self.layers, "exact": self.exact, "sketches": sketches}
+        return {"layers": self.layers, "exact": self.exact, "calls": self.calls, "sketches": sketches}
 
     @classmethod
     def _of(cls, state: dict[str, Any]) -> Record:
         made = cls(state["layers"], state["exact"])
+        made.calls = state["calls"]
         made.sketches = {(layer, head, name): Sketch.of(held) for layer, head, name, held in state["sketches"]}
         return made
 

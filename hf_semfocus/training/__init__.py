@@ -3,6 +3,7 @@
 from ..data.batches import Rows
 from .callback import AttentionSchedule
 from .evaluation import evaluate
+from .focus import FocusLogger
 from .log import MetricsLog
 from .loop import train
 from .objectives import OBJECTIVES, Objective, causal_lm, classification, masked_lm, token_classification
@@ -16,6 +17,7 @@ __all__ = [
     "OBJECTIVES",
     "AttentionSchedule",
     "ComparisonOptions",
+    "FocusLogger",
     "FocusSchedule",
     "MetricsLog",
     "Objective",

@@ -26,7 +26,7 @@ LOCK = ".lock"
 MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
 OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
 FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads", "workers", "part")
-FREE += ("swap", "swap_k")
+FREE += ("swap", "swap_k", "log_focus")
 """Options that another start with the same output folder may change."""
 
 

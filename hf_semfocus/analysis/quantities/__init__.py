@@ -7,10 +7,10 @@ is not defined. A quantity of keys is a function of the number of queries that k
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import QUANTITIES, Quantity, chosen, of_keys, of_queries
+from .base import QUANTITIES, AttentionQuantity, chosen, of_keys, of_queries
 from .rows import Rows
 
-__all__ = ["QUANTITIES", "Quantity", "Rows", "chosen", "of_keys", "of_queries"]
+__all__ = ["QUANTITIES", "AttentionQuantity", "Rows", "chosen", "of_keys", "of_queries"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -12,7 +12,7 @@ from .rows import Rows
 
 
 @dataclass(frozen=True)
-class Quantity:
+class AttentionQuantity:
     """Something that is measured of attention.
 
     Attributes:
@@ -32,7 +32,7 @@ class Quantity:
     is_of_keys: bool
 
 
-QUANTITIES: dict[str, Quantity] = {}
+QUANTITIES: dict[str, AttentionQuantity] = {}
 """All quantities by name."""
 
 
@@ -46,7 +46,7 @@ def of_keys(function: Callable[[Tensor, int], Tensor]) -> Callable:
     return _register(function, needs_kept=True, is_of_keys=True)
 
 
-def chosen(names: Sequence[str] | None) -> list[Quantity]:
+def chosen(names: Sequence[str] | None) -> list[AttentionQuantity]:
     """The quantities of ``names``, None for all.
 
     Raises:
@@ -61,5 +61,5 @@ def chosen(names: Sequence[str] | None) -> list[Quantity]:
 
 def _register(function: Callable, needs_kept: bool, is_of_keys: bool) -> Callable:
     name, meaning = function.__name__, function.__doc__.rstrip(".")
-    QUANTITIES[name] = Quantity(name, meaning, function, needs_kept, is_of_keys)
+    QUANTITIES[name] = AttentionQuantity(name, meaning, function, needs_kept, is_of_keys)
     return function
