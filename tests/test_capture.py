@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import CACHE, tiny_config
 from test_observe import CONFIGS, EAGER_ONLY, inputs, make
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, DynamicCache, StaticCache
 
 import hf_semfocus
 from hf_semfocus.analysis import QUANTITIES, Record, capture, measuring, records, sketches
@@ -337,3 +337,25 @@ def test_what_gradient_checkpointing_computes_again_counts_once():
     with capture(model) as record:
         model(**inputs("gpt2")).last_hidden_state.sum().backward()
     assert record.calls == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize("side", [None, "left"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "topk_sparse:k=3", "banded_sparse:window=3"])
+def test_decoding_gives_what_one_pass_gives(attention, side, static):
+    model, given = make("llama", attention), inputs("llama", side)
+    per_query = [name for name, quantity in QUANTITIES.items() if not quantity.is_of_keys]
+    with capture(model, per_query, mechanism="topk_sparse:k=3") as whole:
+        model(**given)
+    cache = StaticCache(model.config, max_cache_len=12) if static else DynamicCache(config=model.config)
+    with capture(model, per_query, mechanism="topk_sparse:k=3") as parts:
+        for start, stop in ((0, 6), (6, 8), (8, 9)):
+            seen = {"attention_mask": given["attention_mask"][:, :stop]} if side else {}
+            model(input_ids=given["input_ids"][:, start:stop], **{CACHE: cache}, **seen)
+    assert whole.sketches.keys() == parts.sketches.keys()
+    for place, sketch in whole.sketches.items():
+        assert parts.sketches[place].count == sketch.count, place
+        if place[2] not in ("top_overlap", "keys_of_90_percent"):
+            at = np.linspace(0, 1, 7)
+            np.testing.assert_allclose(parts.sketches[place].quantiles(at), sketch.quantiles(at), rtol=1e-3, atol=1e-5)
