@@ -99,7 +99,7 @@ def test_weights_and_output_types():
         ("topk_sparse:k", {}, r"cannot read 'k' in 'topk_sparse:k'; expected NAME:param=value"),
         ("topk_sparse:", {}, "cannot read ''"),
         ("topk_sparse:k=1,k=2", {}, "cannot read 'k=2'"),
-        ("topk_sparse:k=2.5", {}, "k='2.5'"),
+        ("topk_sparse:k=2.5", {}, "k=2.5 is not"),
         ("banded_sparse", {"window": 0}, "window=0"),
         ("banded_sparse", {"edge": "round"}, "edge='round' is not allowed; expected one of 'shifted', 'cut'"),
         ("banded_sparse", {"num_global_tokens": -1}, "num_global_tokens=-1.*at least 0"),

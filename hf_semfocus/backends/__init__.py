@@ -128,7 +128,8 @@ def attend(
 
 
 def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:
-    if (traced := tracing.objection(problem)) is not None:
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (traced := tracing.objection(problem)) is not None:
         return "eager", f"the formula, since {traced}"
     batch, heads, queries, keys = problem.shape
     reason = "the first in this order that can"
@@ -136,7 +137,11 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
     for name, backend in BACKENDS.items():
         over_lists = isinstance(backend, OverLists)
         compiled = over_lists and backend.compiled
-        if (small and not compiled) or not backend.LIMITS.allow(mechanism, problem, return_weights):
+        if (
+            (small and not compiled)
+            or (compiling and not backend.LIMITS.in_graphs)
+            or not backend.LIMITS.allow(mechanism, problem, return_weights)
+        ):
             continue
         if over_lists and not compiled and (most := budget(mechanism, keys)) * GATHER_SHARE > keys:
             reason = f"a product costs less than gathering up to {most} of {keys} keys a query"

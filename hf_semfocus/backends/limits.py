@@ -36,6 +36,7 @@ class Limits:
         weights: whether it returns the weights.
         empty: whether it computes problems without queries, keys or sequences.
         traceable: whether tracers and transforms can follow it, see :mod:`.tracing`.
+        in_graphs: whether ``torch.compile`` can keep it: its kernels are operators of PyTorch.
         recomputes: whether its backward pass computes the forward pass again.
         package: an optional package it needs, and the extra of this one that installs it.
         load: loads what it needs, or returns why that cannot be; asked when nothing else is in the way.
@@ -56,6 +57,7 @@ class Limits:
     weights: bool = True
     empty: bool = False
     traceable: bool = False
+    in_graphs: bool = False
     recomputes: bool = False
     package: tuple[str, str] | None = None
     load: Callable[[], object] | None = None
@@ -66,7 +68,7 @@ class Limits:
 
     def objections(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
         """Why the back end cannot compute ``problem``, what was found and what was expected; empty if it can."""
-        traced = None if self.traceable else tracing.objection(problem)
+        traced = None if self.traceable else tracing.objection(problem, self.in_graphs)
         found = [reason() for reason in self._exceeded(mechanism, problem, return_weights)]
         return found if traced is None else [traced, *found]
 
@@ -89,7 +91,8 @@ class Limits:
         elif self.keeps == "pattern" and not mechanism.positional:
             yield lambda: f"{mechanism.name} has no static pattern"
         elif self.keeps == "lists" or self.max_keys is not None:
-            keys = budget(mechanism, key.shape[2])
+            # whether there is a bound does not depend on the length, to which a graph would be tied
+            keys = budget(mechanism, 1 if self.max_keys is None else key.shape[2])
             if keys is None:
                 yield lambda: f"{mechanism.spec} lets a query keep any number of keys"
             elif self.max_keys is not None and keys > self.max_keys:
@@ -100,6 +103,8 @@ class Limits:
                         f"{mechanism.spec} selects up to {keys} keys by score; expected at most {self.max_selected}"
                     )
                 )
+        if self.keeps == "lists" and torch.compiler.is_compiling() and _chosen_by_data(mechanism, problem):
+            yield lambda: f"torch.compile cannot trace how {mechanism.spec} finds its keys"
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
             yield lambda: f"{mechanism.name} makes weights of scores in its own way; expected softmax"
         if self.devices is not None and query.device.type not in self.devices:
@@ -128,10 +133,21 @@ class Limits:
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
 
 
-@lru_cache(maxsize=1024)
 def budget(mechanism: Mechanism, length: int) -> int | None:
     """``mechanism.budget(length)``, which every call asks for."""
+    return mechanism.budget(length) if torch.compiler.is_compiling() else _remembered(mechanism, length)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(mechanism: Mechanism, length: int) -> int | None:
     return mechanism.budget(length)
+
+
+def _chosen_by_data(mechanism: Mechanism, problem: Problem) -> bool:
+    """Whether the sizes of the lists, or the rows beside them, depend on more than shapes and parameters."""
+    if mechanism.selects:
+        return mechanism.by_score is None or mechanism.positional
+    return mechanism.sees_all(problem.positions()) is not None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -23,8 +23,13 @@ def is_transforming() -> bool:
     return peek_interpreter_stack() is not None
 
 
-def objection(problem: Problem) -> str | None:
-    """Why a kernel or lists of keys cannot serve ``problem`` here, while the formula can; None if they can."""
+def objection(problem: Problem, in_graphs: bool = False) -> str | None:
+    """Why a kernel or lists of keys cannot serve ``problem`` here, while the formula can; None if they can.
+
+    ``in_graphs``: whether the kernels are operators of PyTorch, which a graph of ``torch.compile`` can hold.
+    """
+    if in_graphs and torch.compiler.is_compiling():
+        return None
     if (tracer := _tracer()) is not None:
         return f"{tracer} a choice by data or compiled kernels"
     for name in ("query", "key", "value", "bias", "sinks", "mask"):

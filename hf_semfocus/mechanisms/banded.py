@@ -37,8 +37,8 @@ class Banded(GlobalTokens):
         first = self._first(query, length, causal)
         return (key >= first) & (key < first + self.window)
 
-    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        return self._first(query, length, causal).clamp(min=0) + run(self.window, length)
+    def near(self, query: Tensor, length: Tensor, keys: int, causal: bool) -> Tensor:
+        return self._first(query, length, causal).clamp(min=0) + run(self.window, keys, query.device)
 
     def local_budget(self, length: int) -> int:
         return min(self.window, length)

@@ -99,7 +99,8 @@ class Mechanism:
         if type(self).reach is Mechanism.reach:
             return None
         last = torch.full((1, 1, 1, 1), length - 1)
-        near = self.reach(Positions(last, last, last + 1, torch.zeros_like(last), 0, False))
+        key = torch.arange(length).view(1, 1, 1, -1)
+        near = self.reach(Positions(last, key, last + 1, torch.zeros_like(last), 0, False))
         return None if near is None else min(near.shape[-1], length)
 
     def pattern(self, at: Positions) -> Tensor | None:
@@ -110,8 +111,9 @@ class Mechanism:
         """Positions that ``pattern`` looks at, ``[..., queries, few]``; the others it keeps for no query.
 
         In any order, repeated and out of range as may be: only those that ``pattern`` keeps count. None if a
-        query may keep any number of keys. It makes static patterns cost O(n few) rather than O(n²); ``at.key`` is
-        not to be used.
+        query may keep any number of keys. It makes static patterns cost O(n few) rather than O(n²). Of ``at.key``
+        only the shape is to be used, whose last number no length exceeds: the width of what comes back is to depend
+        on shapes and parameters alone, as ``torch.compile`` and a GPU need it.
         """
         return None
 

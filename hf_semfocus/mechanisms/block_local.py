@@ -27,8 +27,8 @@ class BlockLocal(GlobalTokens):
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         return query // self.block_size == key // self.block_size
 
-    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        return query // self.block_size * self.block_size + run(self.block_size, length)
+    def near(self, query: Tensor, length: Tensor, keys: int, causal: bool) -> Tensor:
+        return query // self.block_size * self.block_size + run(self.block_size, keys, query.device)
 
     def local_budget(self, length: int) -> int:
         return min(self.block_size, length)

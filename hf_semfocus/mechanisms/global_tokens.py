@@ -14,9 +14,9 @@ from .base import Mechanism
 from .declare import choice, count
 
 
-def run(count: int, length: Tensor) -> Tensor:
-    """The first ``count`` positions, no more than the longest of ``length`` has, however large a parameter is."""
-    return torch.arange(max(0, min(count, int(length.max()))), device=length.device)
+def run(count: int, keys: int, device: torch.device) -> Tensor:
+    """The first ``count`` positions, no more than there are keys, however large a parameter is."""
+    return torch.arange(min(count, keys), device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,11 @@ class GlobalTokens(Mechanism):
         """The pattern over the other tokens, from positions among them and their number."""
         raise NotImplementedError
 
-    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``."""
+    def near(self, query: Tensor, length: Tensor, keys: int, causal: bool) -> Tensor:
+        """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``.
+
+        ``keys`` is what no length exceeds, known without a look at it.
+        """
         raise NotImplementedError
 
     def local_budget(self, length: int) -> int:
@@ -52,12 +55,12 @@ class GlobalTokens(Mechanism):
         return g + self.local_budget(length - g)
 
     def reach(self, at: Positions) -> Tensor:
-        g = self.num_global_tokens
-        everywhere = run(g, at.length)
+        g, keys = self.num_global_tokens, at.key.shape[-1]
+        everywhere = run(g, keys, at.length.device)
         if self.global_position == "first":
-            local = g + self.near(at.query - g, at.length - g, at.causal)
+            local = g + self.near(at.query - g, at.length - g, keys, at.causal)
         else:
-            local = self.near(at.query, at.length - g, at.causal)
+            local = self.near(at.query, at.length - g, keys, at.causal)
             everywhere = (at.length - g).clamp(min=0) + everywhere
         return torch.cat([everywhere.expand(*local.shape[:-1], -1), local], -1)
 

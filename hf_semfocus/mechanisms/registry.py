@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
 from ..messages import did_you_mean, shown
 from .base import Mechanism
 from .declare import fields, parameters
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
+_IN_GRAPHS: dict[str, Mechanism] = {}
 _LISTENERS: list[Callable[[str], None]] = []
 M = TypeVar("M", bound=type[Mechanism])
 
@@ -142,6 +145,18 @@ def build(spec: str, **params: Any) -> Mechanism:
     Raises:
         ValueError: unknown name, a parameter the mechanism does not have, or a value it does not allow.
     """
+    return _IN_GRAPHS[_keep(spec, params)] if torch.compiler.is_compiling() else _build(spec, params)
+
+
+@torch.compiler.assume_constant_result  # a string, since a graph reads of a constant object no more than its fields
+def _keep(spec: str, params: dict[str, Any]) -> str:
+    """Put a mechanism where a compiled graph finds it, and return its key in ``_IN_GRAPHS``."""
+    key = repr((spec, params))
+    _IN_GRAPHS[key] = _build(spec, params)
+    return key
+
+
+def _build(spec: str, params: dict[str, Any]) -> Mechanism:
     name, stated = parse(spec)
     cls = get(name)
     params = {**params, **stated}

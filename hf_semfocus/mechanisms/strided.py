@@ -28,10 +28,10 @@ class Strided(Banded):
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
         return super().local(query, key, length, causal) | ((query - key) % self.stride == 0)
 
-    def near(self, query: Tensor, length: Tensor, causal: bool) -> Tensor:
-        steps = max(0, int(length.max())) // self.stride
+    def near(self, query: Tensor, length: Tensor, keys: int, causal: bool) -> Tensor:
+        steps = keys // self.stride
         far = query + self.stride * torch.arange(-steps, 1 if causal else steps + 1, device=query.device)
-        return torch.cat([super().near(query, length, causal), far], -1)
+        return torch.cat([super().near(query, length, keys, causal), far], -1)
 
     def local_budget(self, length: int) -> int:
         query = np.arange(length)  # not a tensor, which a default device or a tracer could get hold of

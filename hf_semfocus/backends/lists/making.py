@@ -37,7 +37,7 @@ def make(mechanism: Mechanism, problem: Problem, select: Callable[[Problem, int,
     """The lists of ``mechanism``, by ``select`` (see :class:`.Kernels`) where it chooses keys by score alone."""
     with torch.no_grad():
         if not mechanism.selects:
-            return _static(mechanism, problem)
+            return (_static_in_graph if torch.compiler.is_compiling() else _static)(mechanism, problem)
         if select is None or not mechanism.selects_by_score:
             return Lists(torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2))
         return Lists(select(problem, min(mechanism.k, problem.shape[3]), mechanism.by_score))
@@ -68,6 +68,24 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
 @once_per_mask(remembered=8)
 def _static(mechanism: Mechanism, problem: Problem) -> Lists:
     """The lists of a static pattern: of the positions within reach, those that the pattern keeps, in order."""
+    columns, sees_all = _kept(mechanism, problem)
+    absent = problem.shape[3]
+    slots = max(1, int((columns < absent).sum(-1).max()))
+    columns = columns.sort(-1).values[..., :slots]
+    columns = columns.masked_fill(columns == absent, -1).int()
+    index = columns.expand(*columns.shape[:2], problem.shape[2], slots).contiguous()
+    return Lists(index, None if sees_all is None else wide.rows(sees_all, problem))
+
+
+def _static_in_graph(mechanism: Mechanism, problem: Problem) -> Lists:
+    """The same with as many slots as there are positions within reach, since a graph does not look at data."""
+    columns, _ = _kept(mechanism, problem)
+    columns = columns.masked_fill(columns == problem.shape[3], -1).int()
+    return Lists(columns.expand(*columns.shape[:2], problem.shape[2], -1).contiguous())
+
+
+def _kept(mechanism: Mechanism, problem: Problem) -> tuple[Tensor, Tensor | None]:
+    """The columns that a static pattern keeps, ``keys`` in the slots of others; and which queries see all keys."""
     at = problem.positions()
     near = mechanism.reach(at).sort(-1).values
     if not near.shape[-1]:  # no query sees a key
@@ -77,12 +95,7 @@ def _static(mechanism: Mechanism, problem: Problem) -> Lists:
     if (sees_all := mechanism.sees_all(at)) is not None:
         keep &= ~sees_all
     columns = near if problem.visibility.mask is None else _columns(at.key, near)
-    absent = problem.shape[3]
-    slots = max(1, int(keep.sum(-1).max()))
-    columns = columns.masked_fill(~keep, absent).sort(-1).values[..., :slots]
-    columns = columns.masked_fill(columns == absent, -1).int()
-    index = columns.expand(*columns.shape[:2], problem.shape[2], slots).contiguous()
-    return Lists(index, None if sees_all is None else wide.rows(sees_all, problem))
+    return columns.masked_fill(~keep, problem.shape[3]), sees_all
 
 
 def _columns(ranks: Tensor, near: Tensor) -> Tensor:

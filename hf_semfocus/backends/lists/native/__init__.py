@@ -16,7 +16,7 @@ from ....attention.problem import Problem
 from ... import tracing
 from ...limits import Limits
 from .. import gather
-from . import build, kernels
+from . import build, kernels, operators
 
 LIMITS = Limits(
     keeps="lists",
@@ -24,16 +24,22 @@ LIMITS = Limits(
     dtypes=(torch.float32, torch.float16, torch.bfloat16),
     softcap=False,
     weights=False,
-    load=lambda: build.load(),
+    in_graphs=True,
+    load=lambda: _missing(),
 )
 COMPILED = True
 UPCAST = True
 
 
+@torch.compiler.assume_constant_result
+def _missing() -> str | None:
+    return missing if isinstance(missing := build.load(), str) else None
+
+
 def select(problem: Problem, k: int, sign: int) -> Tensor:
     """See :class:`hf_semfocus.backends.lists.Kernels`."""
-    seen = problem.visibility
-    return kernels.select(problem.query, problem.key, k, problem.scale, sign, seen.mask, problem.bias, seen.limit)
+    seen, run = problem.visibility, operators.select if torch.compiler.is_compiling() else kernels.select
+    return run(problem.query, problem.key, k, problem.scale, sign, seen.mask, problem.bias, seen.limit)
 
 
 def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool) -> tuple[Tensor, None]:
@@ -42,6 +48,8 @@ def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights:
     if problem.dropout_p:
         dropout = F.dropout(query.new_ones(*query.shape[:3], index.shape[-1]), problem.dropout_p)
     inputs = (query, problem.key, problem.value, bias, problem.sinks)
+    if torch.compiler.is_compiling():
+        return operators.attend(*inputs, index, dropout, problem.scale)[0], None
     return _Attend.apply(*inputs, index, dropout, problem.scale), None
 
 
