@@ -1,7 +1,8 @@
-"""Tables in Markdown that also read well as plain text, and the quartiles that their cells show."""
+"""Tables in Markdown that also read well as plain text, in HTML, and the quartiles that their cells show."""
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 
@@ -19,6 +20,16 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in ruled
     )
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same in HTML, which notebooks show."""
+    lines = [
+        "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>"
+        for kind, part in (("th", rows[:1]), ("td", rows[1:]))
+        for row in part
+    ]
+    return f"<table>{''.join(lines)}</table>"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModel, DynamicCache, StaticCache
 
 import hf_semfocus
+from hf_semfocus import tables
 from hf_semfocus.analysis import QUANTITIES, Record, capture, measuring, records, sketches
 from hf_semfocus.attention.problem import Problem
 from hf_semfocus.attention.visibility import Visibility
@@ -278,6 +279,19 @@ def test_rows_are_tidy():
         == frame.query("layer == 1 and head.isna() and quantity == 'entropy' and quantile == 1").value.item()
     )
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_record_shows_itself():
+    record = captured(make("gpt2", "topk_sparse:k=3"), inputs("gpt2"), exact=50)
+    lines = str(record).splitlines()
+    assert len(lines) == 2 + len(QUANTITIES)
+    [line] = [line for line in lines if line.startswith("| kept_mass ")]
+    low, median, high, count, error, meaning = (cell.strip() for cell in line.split("|")[2:-1])
+    assert 0 < float(low) <= float(median) <= float(high) <= 1
+    assert (count, error, meaning) == ("144", "0.28%", QUANTITIES["kept_mass"].meaning)
+    assert record._repr_html_().count("<tr>") == 1 + len(QUANTITIES)
+    assert "<td>kept_mass</td>" in record._repr_html_()
+    assert "&lt;b&gt;" in tables.html_table([["a"], ["<b>"]])
 
 
 def test_conditions_read_a_record():

@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from ..files import write_text
+from ..tables import html_table, markdown_table
+from .quantities import QUANTITIES
 from .sketches import EXACT, Sketch
 
 if TYPE_CHECKING:
@@ -72,6 +74,23 @@ class Record:
             quantity if layer is None else f"{quantity}/layer_{layer}": float(self._pool(sketches).quantiles([0.5])[0])
             for (layer, _, quantity), sketches in (over_all | by_layer).items()
         }
+
+    def __str__(self) -> str:
+        return markdown_table(self._cells())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[list[str]]:
+        """A table of every quantity over all layers and heads."""
+        cells = [["quantity", "5 %", "median", "95 %", "values", "rank error", "meaning"]]
+        over_all, *_ = self._grouped()
+        for (*_, name), sketches in over_all.items():
+            pooled = self._pool(sketches)
+            values = [f"{value:.4g}" for value in pooled.quantiles([0.05, 0.5, 0.95])]
+            meaning = QUANTITIES[name].meaning if name in QUANTITIES else ""
+            cells.append([name, *values, f"{pooled.count:,}", f"{pooled.rank_error:.2%}", meaning])
+        return cells
 
     def _grouped(self) -> list[dict[tuple[int | None, int | None, str], list[Sketch]]]:
         """Sketches by layer, head and quantity: of all layers together, of every layer, and of every head."""
