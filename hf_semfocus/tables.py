@@ -22,14 +22,20 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same in HTML, which notebooks show."""
+def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """The same in HTML, which notebooks show.
+
+    Args:
+        rows: the header, and then the lines.
+        caption: text above the table.
+    """
     lines = [
         "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>"
         for kind, part in (("th", rows[:1]), ("td", rows[1:]))
         for row in part
     ]
-    return f"<table>{''.join(lines)}</table>"
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{above}{''.join(lines)}</table>"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, T5Config
 
 import hf_semfocus
 from hf_semfocus.backends import BACKENDS
+from hf_semfocus.hf.explaining import ModelExplanation
 
 
 def model(spec, family="gpt2", **changes):
@@ -80,3 +82,17 @@ def test_dir_lists_the_public_names_and_only_those():
         "dir(hf_semfocus)\nprint(sorted({'datasets', 'evaluate'} & (set(sys.modules) - before)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_in_a_notebook_explanations_are_tables_with_escaped_text():
+    found = hf_semfocus.explain(model("topk_sparse:k=3"))
+    [(paths, one)] = found._grouped()
+    html = found._repr_html_()
+    assert html.startswith(f"<table><caption>{paths}: {one.problem}</caption><tr><th>back end</th>")
+    assert f"<td>{one.chosen}</td><td>chosen: " in html
+    assert one._repr_html_() in html.replace(f"{paths}: ", "")
+    hostile = "<script>alert('&')</script>"
+    fake = replace(one, problem=hostile, reason=hostile, objections={one.chosen: [], hostile: [hostile]})
+    for text in (fake._repr_html_(), ModelExplanation({hostile: fake})._repr_html_()):
+        assert "<script>" not in text
+        assert text.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)") >= 4

@@ -21,7 +21,7 @@ LAYERS = {
     "figures": set(),
     "attention": set(),
     "mechanisms": {"attention", "messages"},
-    "backends": {"attention", "machine", "mechanisms", "messages"},
+    "backends": {"attention", "machine", "mechanisms", "messages", "tables"},
     "functional": {"attention", "backends", "mechanisms"},
     "hf": {"attention", "backends", "functional", "mechanisms", "messages"},
     "models": {"kinds", "mechanisms", "hf", "messages"},
@@ -60,11 +60,11 @@ LAYERS = {
     "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "memory", "models", "tables"},
     "experiments": {
         *("adapters", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),
-        *("machine", "mechanisms", "metrics", "models", "reports", "training"),
+        *("machine", "mechanisms", "messages", "metrics", "models", "reports", "tables", "training"),
     },
     "cli": {
         *("__version__", "attention", "backends", "benchmark", "console", "data", "experiments", "files"),
-        *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "training"),
+        *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "reports", "training"),
     },
 }
 

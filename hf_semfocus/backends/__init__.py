@@ -15,6 +15,7 @@ from torch import Tensor
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
 from ..messages import shown
+from ..tables import html_table
 from . import chunked, eager, flex, tracing
 from .limits import Limits, budget
 from .lists import OverLists, gather, native, triton
@@ -69,11 +70,21 @@ class Explanation:
 
     def __str__(self) -> str:
         width = max(map(len, self.objections))
-        lines = [self.problem]
-        for name, found in self.objections.items():
-            said = f"chosen: {self.reason}" if name == self.chosen else "; ".join(found) or "possible"
-            lines.append(f"  {name:{width}}  {said}")
-        return "\n".join(lines)
+        return "\n".join([self.problem, *(f"  {name:{width}}  {said}" for name, said in self._lines())])
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, where: str = "") -> str:
+        """A table for notebooks; ``where`` comes before the problem."""
+        return html_table([["back end", "verdict"], *self._lines()], where + self.problem)
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """What is said of every back end."""
+        return [
+            (name, f"chosen: {self.reason}" if name == self.chosen else "; ".join(found) or "possible")
+            for name, found in self.objections.items()
+        ]
 
 
 def check(backend: str) -> str:

@@ -24,10 +24,17 @@ class ModelExplanation:
     layers: dict[str, backends.Explanation]
 
     def __str__(self) -> str:
-        paths: dict[str, list[str]] = {}
+        return "\n".join(f"{paths}:\n{explanation}" for paths, explanation in self._grouped())
+
+    def _repr_html_(self) -> str:
+        return "".join(explanation.html(f"{paths}: ") for paths, explanation in self._grouped())
+
+    def _grouped(self) -> list[tuple[str, backends.Explanation]]:
+        """The paths of layers that agree, and what they agree on."""
+        groups: dict[str, list[str]] = {}
         for path, explanation in self.layers.items():
-            paths.setdefault(str(explanation), []).append(path)
-        return "\n".join(f"{', '.join(alike)}:\n{text}" for text, alike in paths.items())
+            groups.setdefault(str(explanation), []).append(path)
+        return [(", ".join(paths), self.layers[paths[0]]) for paths in groups.values()]
 
 
 def explain(
