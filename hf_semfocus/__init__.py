@@ -36,6 +36,7 @@ _LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "trainin
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
     "FocusLogger": "training",
+    "compare_attentions": "experiments.on_text",
     "load_adapter": "adapters.loading",
     "push_to_hub": "hub",
 }

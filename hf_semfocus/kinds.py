@@ -71,6 +71,12 @@ def of_task(task: str) -> Kind:
     return _find("task", task, "task")
 
 
+def of_class(config: transformers.PreTrainedConfig) -> Kind | None:
+    """The kind of the model class that a checkpoint's configuration names; None if it names none of them."""
+    named = set(config.architectures or ())
+    return next((kind for kind in KINDS if named & {cls.__name__ for cls in kind.classes(config)}), None)
+
+
 def _find(what: str, value: str, field: str) -> Kind:
     known = {getattr(kind, field): kind for kind in KINDS if getattr(kind, field) is not None}
     if value not in known:

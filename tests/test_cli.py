@@ -16,7 +16,7 @@ from recipe import ROOT, bare, load, pretrain
 
 from hf_semfocus import machine
 from hf_semfocus.backends import BACKENDS
-from hf_semfocus.cli import command, env
+from hf_semfocus.cli import command, compare, env
 from hf_semfocus.console import one_line_errors, option, parse, watched
 from hf_semfocus.console.signals import LAUNCHED
 from hf_semfocus.console.translated import REMARKS, TRANSLATED
@@ -27,6 +27,7 @@ from hf_semfocus.training import TrainingOptions, display
 OPTIONS = {
     "pretrain": load("pretrain").OPTIONS,
     "finetune": load("finetune").OPTIONS,
+    "compare": (compare.CompareOptions,),
     "sweep": (load("sweep").SweepOptions,),
     "bench": (load("bench").BenchOptions,),
     "env": (),
@@ -114,7 +115,9 @@ def test_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["train"])
     assert ended.value.code == 2
-    expected = "semfocus: error: 'train' is no command; expected one of pretrain, finetune, sweep, bench, env\n"
+    expected = (
+        "semfocus: error: 'train' is no command; expected one of pretrain, finetune, compare, sweep, bench, env\n"
+    )
     assert capsys.readouterr().err == expected
 
 

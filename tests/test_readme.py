@@ -28,6 +28,7 @@ SMALL = {
     "pretrain": "--train_size 50 --eval_size 20 --epochs 1 --num_layers 1 --hidden_size 8 --intermediate_size 8 "
     "--cpu_threads 1 --output_dir out",
     "finetune": "--train_size 20 --eval_size 10 --epochs 1 --cpu_threads 1 --output_dir out",
+    "compare": "--tokens 64 --block_size 16 --cpu_threads 1",
     "bench": "--threads 1 --repeats 1 --no_memory --no_models --no_peers --cases 25,1,40,64",
 }
 """What makes a command small, by its name."""
@@ -62,14 +63,19 @@ def test_every_block_is_of_a_kind_that_runs():
     assert {language for language, _ in BLOCKS} == {"bash", "python"}
 
 
-def test_python_blocks_run_in_order(tmp_path, monkeypatch):
-    """With a tiny random model and a tokenizer of its own in a folder named gpt2."""
+@pytest.fixture
+def gpt2(tmp_path):
+    """A tiny random model and a tokenizer of its own in a folder named gpt2."""
     words = Tokenizer(
         models.WordLevel({w: i for i, w in enumerate(["<unk>", "the", "quick", "brown", "fox"])}, "<unk>")
     )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path / "gpt2")
     AutoModelForCausalLM.from_config(tiny_config("gpt2", n_positions=1024)).save_pretrained(tmp_path / "gpt2")
+
+
+@pytest.mark.usefixtures("gpt2")
+def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     records = [
         {"kind": kind, "run": run, "epoch": epoch, "eval_accuracy": 0.5}
         for kind, epochs in (("step", 1), ("epoch", 2))
@@ -141,6 +147,7 @@ def test_recipe_commands_run(command, place):
     assert {path.name for path in (place / "out").iterdir()} >= WRITTEN
 
 
+@pytest.mark.usefixtures("gpt2")
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "/semfocus" in line])
 def test_commands_of_the_package_run(command, tmp_path, monkeypatch, capsys):
     """Each as it stands but for its size, in a folder without a checkout."""

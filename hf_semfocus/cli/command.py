@@ -14,6 +14,7 @@ from ..console import one_line_errors
 COMMANDS = {
     "pretrain": "train models from scratch, the same but for their attention",
     "finetune": "fine-tune a checkpoint, the same but for its attention",
+    "compare": "swap the attention of a model on a text: perplexity, time and a verdict",
     "sweep": "run a grid of trainings side by side, none of them twice",
     "bench": "measure the attention of this package beside others'",
     "env": "tell versions, machine and back ends: what to paste into an issue",

@@ -8,7 +8,6 @@ whatever ends this command, the same command goes on. ``pandas.read_json("runs.j
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,10 +40,7 @@ class SweepOptions:
 
 def main(args: Sequence[str] | None = None) -> list[Failure]:
     """Run what is not finished yet, and return what failed; anything that did ends the process with status 1."""
-    args = list(sys.argv[1:] if args is None else args)
-    if args and not args[0].startswith("-"):
-        args = ["--grid", *args]
-    [options] = parse(SweepOptions, args=args, about=__doc__)
+    [options] = parse(SweepOptions, args=args, about=__doc__, first="grid")
     if options.grid is None:
         raise ValueError("grid=None; expected a YAML file, such as recipes/configs/paper_cpu.yaml")
     folder = Path(options.output_dir or f"outputs/{Path(options.grid).stem}")

@@ -20,7 +20,9 @@ from ..messages import nearest
 from .translated import translated
 
 
-def parse(*types: type, args: Sequence[str] | None = None, about: str | None = None) -> tuple[Any, ...]:
+def parse(
+    *types: type, args: Sequence[str] | None = None, about: str | None = None, first: str | None = None
+) -> tuple[Any, ...]:
     """Read dataclasses of options from the command line and from the file it names with ``--config``.
 
     The modules that ``--import`` names are imported first, so that what they register can be an option's value.
@@ -29,12 +31,15 @@ def parse(*types: type, args: Sequence[str] | None = None, about: str | None = N
         *types: dataclasses whose fields are the options.
         args: arguments to read; those of the process by default.
         about: what is printed above the options with ``--help``.
+        first: the option whose value may come first without its name.
 
     Raises:
         ValueError: an unknown option (what was meant, or the choices, are named), a value out of range, or a module
             that is not there.
     """
     args = list(sys.argv[1:] if args is None else args)
+    if first and args and not args[0].startswith("-"):
+        args = [f"--{first}", *args]
     parser = _Parser(
         types,
         allow_abbrev=False,

@@ -112,7 +112,7 @@ def language(
     shape = replace(shape, **{key: value for key, value in (sizes or {}).items() if value is not None})
     built = build_model(kind, model, "sdpa", shape)  # what does not fit ends it before the text is read
     if task == "clm":
-        _check_causal(model, built)
+        check_causal(model, built)
     train, held_out = _packed(accelerator, text, tokenizer, {"train": train_size, "validation": eval_size})
 
     def rows(seed: int) -> tuple[Rows, Rows]:
@@ -140,7 +140,7 @@ def language(
 
 
 @torch.no_grad()
-def _check_causal(name: str, model: PreTrainedModel) -> None:
+def check_causal(name: str, model: PreTrainedModel) -> None:
     """Refuse a checkpoint that sees the token it is to predict: BERT's class for language models is an encoder.
 
     Raises:

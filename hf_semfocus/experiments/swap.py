@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -20,11 +20,14 @@ from ..hf.settings import is_ours
 from ..mechanisms import Mechanism, build
 from ..metrics import quantities
 from ..reports import plots, report
-from ..training import ComparisonOptions, MetricsLog, OutputFolder, TrainingOptions, evaluate
+from ..training import ComparisonOptions, MetricsLog, Objective, OutputFolder, Rows, TrainingOptions, evaluate
 from ..training.log import read
 from ..training.setup import where
 from .base import Experiment
 from .swap_options import DENSE, SwapOptions
+
+if TYPE_CHECKING:
+    from evaluate import Metric
 
 Point = dict[str, Any]
 
@@ -32,6 +35,20 @@ Point = dict[str, Any]
 def keys_of(attention: str, length: int) -> int | None:
     """The most keys that a query keeps of ``length`` under an attention; None for any number."""
     return (build(attention) if is_ours(attention) else Mechanism()).budget(length)
+
+
+def evaluate_swapped(
+    accelerator: Accelerator,
+    model: nn.Module,
+    attention: str,
+    rows: Rows,
+    batch_size: int,
+    objective: Objective,
+    metrics: Sequence[type[Metric]],
+) -> dict[str, float]:
+    """Give a prepared model another attention and evaluate it; the rest is as :func:`.evaluate` has it."""
+    configure(accelerator.unwrap_model(model), attention)
+    return evaluate(accelerator, model, rows, batch_size, objective, metrics)
 
 
 def swap_checkpoint(
@@ -130,10 +147,9 @@ class _Swap:
             if model is None:
                 accelerator.free_memory()
                 model = accelerator.prepare_model(load(), device_placement=True, evaluation_mode=True)
-            configure(accelerator.unwrap_model(model), name)
             how = (self.options.eval_batch_size, experiment.objective, experiment.metrics)
             point = {"run": run, "attention": name, "seed": seed, **here}
-            found[name] = log.append({**point, **evaluate(accelerator, model, rows, *how)})
+            found[name] = log.append({**point, **evaluate_swapped(accelerator, model, name, rows, *how)})
             log.sync()
         return [found[name] for name in self.names]
 

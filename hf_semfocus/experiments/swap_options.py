@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..console import check_at_least, option
@@ -31,11 +32,7 @@ class SwapOptions:
         for name in ("swap_k", "swap_only"):
             if getattr(self, name) and not self.swap:
                 raise ValueError(f"{name}={getattr(self, name)!r} is for a swap; expected attentions as swap with it")
-        names = self.names
-        for name in names[1:]:
-            build(name)
-        if len(set(names)) < len(names):
-            raise ValueError(f"swap={self.swap!r}, swap_k={self.swap_k!r}; expected every attention once")
+        check_names(self.names, f"swap={self.swap!r}, swap_k={self.swap_k!r}")
         if self.swap_k and not any(_size_of(name) for name in self.swap):
             raise ValueError(f"swap_k={self.swap_k!r} applies to none of swap={self.swap!r}; expected one without ':'")
 
@@ -47,6 +44,22 @@ class SwapOptions:
             size = _size_of(name) if self.swap_k else None
             names += [f"{name}:{size}={k}" for k in self.swap_k] if size else [name]
         return names
+
+
+def check_names(names: Sequence[str], given: str) -> None:
+    """Refuse attentions that there are not, and repeated ones.
+
+    Args:
+        names: the attentions, dense first.
+        given: the options that say so, for the error.
+
+    Raises:
+        ValueError: names what does not work.
+    """
+    for name in names[1:]:
+        build(name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{given}; expected every attention once")
 
 
 def _size_of(name: str) -> str | None:

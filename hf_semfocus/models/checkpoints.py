@@ -1,11 +1,13 @@
-"""Checkpoints in a folder or on the Hub: their configuration, and how many positions they have."""
+"""Checkpoints in a folder or on the Hub: their configuration, their weights, and how many positions they have."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from transformers import AutoConfig, PreTrainedConfig
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..kinds import Kind
 from ..messages import did_you_mean
 
 
@@ -28,6 +30,25 @@ def checkpoint_config(model: str, presets: Collection[str] = ()) -> PreTrainedCo
             f"model={model!r}{did_you_mean(model, presets)}; expected {choices}a folder or a name on the Hub, with a "
             f"model: {reason}"
         ) from error
+
+
+def load_checkpoint(kind: Kind, model: str, attention: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """A checkpoint with its weights in float32; no code of a model is ever run.
+
+    Args:
+        kind: what it is for.
+        model: folder or name.
+        attention: an ``attn_implementation``.
+        config: its configuration.
+    """
+    return kind.auto.from_pretrained(
+        model,
+        config=config,
+        attn_implementation=attention,
+        dtype=torch.float32,
+        use_safetensors=True,  # a pickle could run code
+        trust_remote_code=False,
+    )
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:

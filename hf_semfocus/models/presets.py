@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from .. import kinds
 from ..hf.settings import is_ours, resolve
-from .checkpoints import checkpoint_config, positions_of
+from .checkpoints import checkpoint_config, load_checkpoint, positions_of
 from .semfocus_encoder import SemFocusEncoderConfig
 
 
@@ -126,12 +125,4 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
         if config.num_labels != sizes.num_labels:
             config.num_labels = sizes.num_labels
         config.pad_token_id = sizes.pad_token_id
-    # safetensors only: a pickle from elsewhere could run code
-    return wanted.auto.from_pretrained(
-        model,
-        config=config,
-        attn_implementation=attention,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    return load_checkpoint(wanted, model, attention, config)

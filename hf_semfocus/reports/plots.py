@@ -116,7 +116,11 @@ def swap(
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
     if metric == "eval_perplexity":
+        from matplotlib.ticker import LogFormatter
+
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(LogFormatter())  # plain numbers
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axis.set_xlabel("keys a query keeps")
     axis.set_ylabel(quantities()[metric].label)
     axis.set_title(title)
