@@ -16,7 +16,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.registry import lookup_backend
 
+import hf_semfocus
 from hf_semfocus import backends, mechanisms
 from hf_semfocus.attention.problem import Problem
 from hf_semfocus.attention.selection import highest
@@ -460,6 +462,51 @@ def test_the_sizes_chosen_for_gpus(dim, dtype, monkeypatch):
         check(mechanisms.build("topk_sparse", k=k), at)
 
 
+@runs_kernels
+@pytest.mark.parametrize("spec", ["topk_sparse:k=3", "banded_sparse:window=4"])
+def test_graphs_keep_the_kernels(spec):
+    def attend(query, key, value, mask):
+        return hf_semfocus.sparse_attention(
+            query, key, value, spec, attn_mask=mask, is_causal=True, enable_gqa=True, backend="triton"
+        )
+
+    torch._dynamo.reset()
+    graphs = []
+
+    def compiler(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes if "triton" in str(node.target)})
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(attend, backend=compiler, fullgraph=True)
+    for queries in (9, 12, 14):
+        query = torch.randn(2, 4, queries, 16, device=DEVICE, requires_grad=True)
+        key, value = (torch.randn(2, queries, 2, 16, device=DEVICE).transpose(1, 2).requires_grad_() for _ in "kv")
+        mask = torch.rand(2, 1, 1, queries, device=DEVICE) < 0.8
+        outputs = [run(query, key, value, mask) for run in (attend, compiled)]
+        torch.testing.assert_close(*outputs)
+        torch.testing.assert_close(*(torch.autograd.grad(each.sin().sum(), (query, key, value)) for each in outputs))
+    wanted = {"hf_semfocus.triton_attend.default"}
+    assert graphs == 2 * [wanted | ({"hf_semfocus.triton_select.default"} if "topk" in spec else set())]
+
+
+@runs_kernels
+def test_operators_are_as_they_declare():
+    from hf_semfocus.backends.lists.triton import operators
+
+    query, sinks = torch.randn(2, 4, 7, 16, device=DEVICE), torch.randn(4, device=DEVICE, requires_grad=True)
+    key, value = torch.randn(2, 2, 2, 9, 16, device=DEVICE).unbind()
+    mask = torch.rand(2, 1, 7, 9, device=DEVICE) < 0.7
+    selected = (query, key, 3, 0.4, 1, mask, 2)
+    torch.library.opcheck(operators.select, selected)
+    index, seed = operators.select(*selected), torch.tensor(5)
+    inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+    attended = (*inputs, sinks, index, 0.4, 0.2, seed)
+    torch.library.opcheck(operators.attend, attended)
+    output, lse = operators.attend(*attended)
+    given = (torch.randn_like(output), query, key, value, index, sinks.detach(), lse.detach(), 0.4, 0.2, seed)
+    torch.library.opcheck(operators.attend_backward, given)
+
+
 @needs_triton
 @pytest.mark.skipif(RUNS, reason="kernels run in this process")
 @pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
@@ -509,7 +556,9 @@ def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatc
         "weights are asked for; expected the output alone"
     }
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert any("torch.compile" in reason for reason in backend.LIMITS.objections(made, at))
+    assert backend.LIMITS.objections(made, at) == usual
+    drawn = backend.LIMITS.objections(mechanisms.build("random_sparse"), at)
+    assert any("torch.compile cannot trace how random_sparse" in reason for reason in drawn)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert any("triton is not installed" in reason for reason in backend.LIMITS.objections(made, at))
 

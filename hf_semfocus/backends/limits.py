@@ -110,7 +110,7 @@ class Limits:
         if self.devices is not None and query.device.type not in self.devices:
             expected = _either(self.devices) + self.elsewhere
             yield lambda: f"tensors are on {query.device.type}; expected {expected}"
-        if self.package is not None and importlib.util.find_spec(self.package[0]) is None:
+        if self.package is not None and not _is_installed(self.package[0]):
             yield lambda: f"{self.package[0]} is not installed; expected the extra hf_semfocus[{self.package[1]}]"
         if self.dtypes is not None and query.dtype not in self.dtypes:
             yield lambda: f"tensors are {query.dtype}; expected {_either(map(_name, self.dtypes))}"
@@ -131,6 +131,11 @@ class Limits:
             yield lambda: "weights are asked for; expected the output alone"
         if self.recomputes and torch.is_grad_enabled() and tracing.is_transforming():
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
+
+
+@torch.compiler.assume_constant_result
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def budget(mechanism: Mechanism, length: int) -> int | None:

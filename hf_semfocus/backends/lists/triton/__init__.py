@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....attention.problem import Problem
 from ...limits import Limits
+from . import operators
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -31,6 +32,7 @@ LIMITS = Limits(
     bias=False,
     softcap=False,
     weights=False,
+    in_graphs=True,
     package=("triton", "gpu"),
 )
 COMPILED = True
@@ -39,6 +41,10 @@ UPCAST = False
 
 def select(problem: Problem, k: int, sign: int) -> Tensor:
     """See :class:`hf_semfocus.backends.lists.Kernels`."""
+    if torch.compiler.is_compiling():
+        seen = problem.visibility
+        first = seen.first if seen.causal else None
+        return operators.select(problem.query, problem.key, k, problem.scale, sign, seen.mask, first)
     from . import selection
 
     with torch.cuda.device_of(problem.query):
@@ -47,6 +53,11 @@ def select(problem: Problem, k: int, sign: int) -> Tensor:
 
 def attend(problem: Problem, index: Tensor, bias: None, return_weights: bool) -> tuple[Tensor, None]:
     """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
+    if torch.compiler.is_compiling():
+        inputs = (problem.query, problem.key, problem.value, problem.sinks)
+        index = index.expand(*problem.shape[:2], -1, -1)
+        seed = torch.randint(2**31 - 1, (), device="cpu")
+        return operators.attend(*inputs, index, problem.scale, problem.dropout_p, seed)[0], None
     from . import function
 
     return function.attend(problem, index), None
