@@ -159,6 +159,6 @@ def _check(
         if not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
             raise ValueError(f"attn_mask has type {attn_mask.dtype}; expected torch.bool or a floating type")
         if attn_mask.dim() > 4 or any(
-            a not in (1, b) for a, b in zip(reversed(attn_mask.shape), reversed(full), strict=False)
+            a != 1 and a != b for a, b in zip(reversed(attn_mask.shape), reversed(full), strict=False)
         ):
             raise ValueError(f"attn_mask of shape {tuple(attn_mask.shape)} does not broadcast to {full}")

@@ -89,6 +89,27 @@ def test_the_formula_where_lists_depend_on_data(spec, causal):
     assert list(graphs) == [set()]
 
 
+def test_a_mask_of_known_size_beside_lengths_that_vary():
+    def attend(tensor, mask):
+        return sparse_attention(tensor, tensor, tensor, "banded_sparse:window=3", attn_mask=mask)
+
+    tensor, mask = torch.randn(2, 2, 9, 4), torch.rand(2, 1, 9, 9) < 0.7
+    torch._dynamo.mark_static(mask)
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(tensor, mask), attend(tensor, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_back_end_cannot_compute_is_said_of_any_length():
+    """Of each back end, whatever asks for lengths, parameters or data."""
+
+    def attend(tensor):
+        return sparse_attention(tensor, tensor, tensor, "strided_sparse:window=2,stride=3", backend="native")
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    with pytest.raises(Exception, match=r"'native' cannot compute strided_sparse:stride=3,window=2,.* float64"):
+        compiled(torch.randn(2, 2, 9, 4, dtype=torch.float64))
+
+
 def test_explain_says_so(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     tensor = torch.randn(1, 2, 9, 4)

@@ -69,6 +69,8 @@ class Limits:
     def objections(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
         """Why the back end cannot compute ``problem``, what was found and what was expected; empty if it can."""
         traced = None if self.traceable else tracing.objection(problem, self.in_graphs)
+        if traced is not None and torch.compiler.is_compiling():  # the rest may look at data, or at shapes that vary
+            return [traced]
         found = [reason() for reason in self._exceeded(mechanism, problem, return_weights)]
         return found if traced is None else [traced, *found]
 

@@ -9,6 +9,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ..messages import is_integer, shown
 
 MOST = 2**31 - 1
@@ -64,6 +66,7 @@ def choice(default: str, options: Sequence[str], meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
 
 
+@torch.compiler.assume_constant_result  # which graphs cannot ask of a class
 def parameters(cls: type) -> list[str]:
     """Names of the parameters of a mechanism class, its own before those it inherits."""
     classes = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
