@@ -99,15 +99,18 @@ def test_a_mask_of_known_size_beside_lengths_that_vary():
     torch.testing.assert_close(compiled(tensor, mask), attend(tensor, mask), rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_back_end_cannot_compute_is_said_of_any_length():
-    """Of each back end, whatever asks for lengths, parameters or data."""
+def test_what_has_no_kernels_is_computed_or_refused_at_any_length():
+    """Though the keys of a strided pattern grow with the length, and kernels have a limit."""
+    spec = "strided_sparse:window=2,stride=3"
 
-    def attend(tensor):
-        return sparse_attention(tensor, tensor, tensor, "strided_sparse:window=2,stride=3", backend="native")
+    def attend(tensor, backend):
+        return sparse_attention(tensor, tensor, tensor, spec, backend=backend)
 
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    tensor = torch.randn(2, 2, 9, 4, dtype=torch.float64)
+    torch.testing.assert_close(compiled(tensor, "auto"), attend(tensor, "auto"))
     with pytest.raises(Exception, match=r"'native' cannot compute strided_sparse:stride=3,window=2,.* float64"):
-        compiled(torch.randn(2, 2, 9, 4, dtype=torch.float64))
+        compiled(tensor, "native")
 
 
 def test_explain_says_so(monkeypatch):
