@@ -24,6 +24,8 @@ _LATER = {
     "neighbourhood": "directions",
     "random_directions": "directions",
     "Landscape": "landscapes",
+    "attention_maps": "maps",
+    "save_maps": "maps",
     "spectral_norms": "norms",
     "Speedup": "paired",
     "speedups": "paired",
