@@ -124,7 +124,9 @@ def table(cases: Mapping[str, Sequence[Condition]]) -> str:
         for layer in dict.fromkeys(condition.layer for condition in found):
             line = [condition for condition in found if condition.layer == layer]
             cells = [" ".join(_shown(symbol, getattr(each, symbol)) for each in line) for symbol in symbols]
-            rows.append([*_heads(name, layer, line), *cells, _where(line, "holds_w"), _where(line, "holds_x")])
+            rows.append(
+                [*_heads(name, layer, line), *cells, where_holds(line, "holds_w"), where_holds(line, "holds_x")]
+            )
     return markdown_table(rows)
 
 
@@ -161,7 +163,7 @@ def _shown(symbol: str, value: float) -> str:
     return f"{value:.3f}" if symbol.startswith("lambda") else f"{value:.3g}"
 
 
-def _where(line: Sequence[Condition], holds: str) -> str:
+def where_holds(line: Sequence[Condition], holds: str) -> str:
     """Where a condition holds, in words."""
     at = [f"{100 * condition.quantile:g}%" for condition in line if getattr(condition, holds)]
     return "nowhere" if not at else "everywhere" if len(at) == len(line) else f"at {', '.join(at)}"
