@@ -29,6 +29,7 @@ OPTIONS = {
     "finetune": load("finetune").OPTIONS,
     "compare": (compare.CompareOptions,),
     "sweep": (load("sweep").SweepOptions,),
+    "analyze": (load("analyze").AnalyzeOptions,),
     "bench": (load("bench").BenchOptions,),
     "env": (),
 }
@@ -116,12 +117,13 @@ def test_unknown_command_is_refused(capsys):
         command.main(["train"])
     assert ended.value.code == 2
     expected = (
-        "semfocus: error: 'train' is no command; expected one of pretrain, finetune, compare, sweep, bench, env\n"
+        "semfocus: error: 'train' is no command; expected one of pretrain, finetune, compare, sweep, analyze, bench, "
+        "env\n"
     )
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep", "bench"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep", "analyze", "bench"])
 def test_recipes_start_the_same_code(name, monkeypatch):
     started = []
     monkeypatch.setattr(command, "start", started.append)

@@ -59,12 +59,13 @@ LAYERS = {
     "grid": {"console", "files", "messages", "training"},
     "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "memory", "models", "tables"},
     "experiments": {
-        *("adapters", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),
+        *("adapters", "analysis", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),
         *("machine", "mechanisms", "messages", "metrics", "models", "reports", "tables", "training"),
     },
     "cli": {
-        *("__version__", "attention", "backends", "benchmark", "console", "data", "experiments", "files"),
-        *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "reports", "training"),
+        *("__version__", "analysis", "attention", "backends", "benchmark", "console", "data", "experiments", "files"),
+        *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "reports", "tables"),
+        "training",
     },
 }
 

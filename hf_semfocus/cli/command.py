@@ -16,6 +16,7 @@ COMMANDS = {
     "finetune": "fine-tune a checkpoint, the same but for its attention",
     "compare": "swap the attention of a model on a text: perplexity, time and a verdict",
     "sweep": "run a grid of trainings side by side, none of them twice",
+    "analyze": "measure whether the paper's explanation holds of models, and write a page",
     "bench": "measure the attention of this package beside others'",
     "env": "tell versions, machine and back ends: what to paste into an issue",
 }
