@@ -1,5 +1,7 @@
 """Mechanisms with trainable parameters: they are made with a model, trained, saved, loaded, and used by its layers."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import hf_semfocus
+from hf_semfocus.analysis import capture
 from hf_semfocus.mechanisms import Mechanism, count, register
 
 IDS = torch.arange(1, 11).view(1, -1)
@@ -165,6 +168,38 @@ def test_what_has_no_parameters_is_refused():
     register("nothing")(Nothing)
     with pytest.raises(ValueError, match=r"nothing: create_state\(\) gives int; expected a torch.nn.Module"):
         make("nothing")
+
+
+def test_a_switch_that_fails_changes_nothing():
+    @dataclass(frozen=True, kw_only=True)
+    class Half(Tempered):
+        def create_state(self, layer, config):
+            return super().create_state(layer, config) if layer.layer_idx == 0 else None
+
+    register("half")(Half)
+    model = make("topk_sparse:k=2")
+    before = model(IDS).logits
+    for switch in (model.set_attn_implementation, lambda name: hf_semfocus.configure(model, name, k=3)):
+        with pytest.raises(ValueError, match=r"create_state\(\) gives NoneType"):
+            switch("half")
+        assert model.config._attn_implementation == "topk_sparse:k=2"
+        assert not states(model)
+        assert torch.equal(model(IDS).logits, before)
+
+
+def test_nothing_outlives_its_model():
+    model = make("tempered:k=7")
+    model(IDS)
+    left = [weakref.ref(p) for p in states(model).values()]
+    del model
+    gc.collect()
+    assert [p() for p in left] == [None, None]
+
+
+def test_others_are_not_measured_by_parameters_they_lack():
+    refused = pytest.raises(ValueError, match=r"chosen:k=4 has trainable parameters; expected")
+    with refused, capture(make("sdpa"), mechanism="chosen"):
+        pass
 
 
 def test_a_differentiable_selection_needs_both_slots():

@@ -72,6 +72,8 @@ def watch(
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
         raise ValueError("a compiled model does not show its attention; expected the model before torch.compile")
     named, keeper = chosen(quantities), None if mechanism is None else build(mechanism)
+    if keeper is not None and keeper.owns_state():
+        raise ValueError(f"{keeper.spec} has trainable parameters; expected one without, or None for the model's own")
     paths = {module: path for path, module in model.named_modules()}
     layers = [module for _, module in attention_layers(model)]
     record = Record([paths[module] for module in layers], exact)

@@ -142,7 +142,7 @@ def _is_installed(package: str) -> bool:
 
 def budget(mechanism: Mechanism, length: int) -> int | None:
     """``mechanism.budget(length)``, which every call asks for."""
-    return mechanism.budget(length) if torch.compiler.is_compiling() else _remembered(mechanism, length)
+    return mechanism.budget(length) if torch.compiler.is_compiling() else _remembered(mechanism.unbound, length)
 
 
 @lru_cache(maxsize=1024)

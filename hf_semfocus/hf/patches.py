@@ -107,11 +107,11 @@ def _set(
                 setattr(config, NAME, speaker._attn_implementation)
         hand_down(self.config)
         check(held)
+        if any(map(is_ours, asked.values())):
+            stamp(self)
+            mark(self)
+            state.attach(self)
     setattr(self, UNASKED, None)
-    if any(map(is_ours, asked.values())):
-        stamp(self)
-        mark(self)
-        state.attach(self)
 
 
 def _without_none(value: Any) -> Any:

@@ -28,8 +28,9 @@ def attach(model: PreTrainedModel) -> None:
     """Give every layer of ours the parameters that its mechanism asks for, unless it has them.
 
     Raises:
-        ValueError: a mechanism made something else than a module with ``reset_parameters``.
+        ValueError: a mechanism made something else than a module with ``reset_parameters``; no layer has changed then.
     """
+    made: list[tuple[nn.Module, nn.Module]] = []
     for layer in model.modules():
         name = getattr(getattr(layer, "config", None), "_attn_implementation", None)
         if not is_ours(name) or not get(name.partition(":")[0]).owns_state() or not asks(type(layer)):
@@ -41,7 +42,9 @@ def attach(model: PreTrainedModel) -> None:
                 state = _create(mechanism, layer).to(weight.dtype)
                 state.reset_parameters()
             setattr(state, OWNER, mechanism.name)
-            setattr(layer, SLOT, state.train(layer.training))
+            made.append((layer, state.train(layer.training)))
+    for layer, state in made:
+        setattr(layer, SLOT, state)
 
 
 def bound(mechanism: Mechanism, layer: nn.Module) -> Mechanism:

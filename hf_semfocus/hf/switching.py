@@ -38,7 +38,7 @@ def configure(model: PreTrainedModel, attention: str | None = None, **params: An
         if attention is not None:
             model.set_attn_implementation(attention)
         check(configs)
-    attach(model)
+        attach(model)
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:

@@ -151,6 +151,11 @@ class Mechanism:
         object.__setattr__(twin, "state", state)
         return twin
 
+    @property
+    def unbound(self) -> Mechanism:
+        """The same mechanism without the ``state`` of a layer, to remember what depends on neither."""
+        return self if self.state is None else dataclasses.replace(self)
+
     def keep(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
         """Which of the ``allowed`` keys every query keeps: bool, broadcastable to ``scores``.
 
