@@ -1,5 +1,7 @@
 """Measuring attention while a model trains: what is logged, when, and that nothing else changes."""
 
+import os
+
 import pytest
 import torch
 from conftest import tiny_config
@@ -65,7 +67,8 @@ def test_a_probe_measures_one_pass_and_ends_with_it():
     assert probe.take() == {}
 
 
-def test_what_is_refused(tmp_path):
+def test_what_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # TrainingArguments writes to it, for all that come after
     with pytest.raises(ValueError, match="every=0; expected an integer of at least 1"):
         FocusLogger(print, every=0)
     compiled = trainer(tmp_path, torch_compile=True)
