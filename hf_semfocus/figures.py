@@ -1,4 +1,4 @@
-"""What pictures share: colours, an empty figure, and curves of several seeds as a median with its quartiles.
+"""What pictures share: colors, an empty figure, and curves of several seeds as a median with its quartiles.
 
 Drawing needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which color-blind readers can tell apart."""
 STYLES = ("-", "--", "-.", ":")
 
 

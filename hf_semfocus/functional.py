@@ -57,7 +57,7 @@ def sparse_attention(
         the weights ``[batch, heads, queries, keys]``.
 
     Raises:
-        ValueError: an unknown mechanism, parameter or back end, a back end that cannot compute this (says why), or
+        ValueError: an unknown mechanism, parameter or backend, a backend that cannot compute this (says why), or
             tensors that do not fit together.
     """
     made, problem = _problem(query, key, value, mechanism, params, attn_mask, is_causal, scale, dropout_p, enable_gqa)
@@ -82,7 +82,7 @@ def explain(
     """Say how :func:`sparse_attention` would compute the same arguments, without computing anything.
 
     Returns:
-        What ``backend="auto"`` takes and what every back end objects to; ``print`` shows it as a table.
+        What ``backend="auto"`` takes and what every backend objects to; ``print`` shows it as a table.
 
     Raises:
         ValueError: as :func:`sparse_attention` does.

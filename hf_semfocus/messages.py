@@ -11,7 +11,7 @@ from typing import Any
 LONGEST_SHOWN = 160
 """About as many characters as are shown of any value."""
 LIKENESS = 0.6
-"""Likeness of two words, from 0 to 1, above which one may be the other misspelt."""
+"""Likeness of two words, from 0 to 1, above which one may be the other misspelled."""
 LONGEST_COMPARED = 100
 """Characters of the longest word that is compared: the time grows with the square of its length."""
 

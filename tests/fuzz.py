@@ -1,4 +1,4 @@
-"""Random attention problems, from a seed alone, and their check against :mod:`oracle` on every back end of the CPU.
+"""Random attention problems, from a seed alone, and their check against :mod:`oracle` on every backend of the CPU.
 
 python tests/fuzz.py 1234           # run the case of seed 1234 again, and show it
 python tests/fuzz.py 0 20000        # run a range of seeds
@@ -185,7 +185,7 @@ def _allowed(mask: Tensor | None, causal: bool, shape: tuple[int, ...]) -> Tenso
 
 
 class MismatchError(AssertionError):
-    """A back end differs from the definition; says how to see it again."""
+    """A backend differs from the definition; says how to see it again."""
 
 
 def check(case: Case, counts: collections.Counter[str], backends: Sequence[str] = (*CPU, "auto")) -> None:
@@ -233,7 +233,7 @@ def check(case: Case, counts: collections.Counter[str], backends: Sequence[str] 
 
 
 def _runner(case: Case, backend: str, sinks: Tensor | None) -> Callable[[], Tensor] | None:
-    """What computes the case on a back end; None if it cannot."""
+    """What computes the case on a backend; None if it cannot."""
     if backend == "auto":
         if case.softcap is not None or sinks is not None or case.layer:
             return None

@@ -1,4 +1,4 @@
-"""Which back end is taken and why, lists of static patterns made once a mask, and flex_attention's masks."""
+"""Which backend is taken and why, lists of static patterns made once a mask, and flex_attention's masks."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -199,7 +199,7 @@ def test_nearest(word, choices, found):
         ("--task evenpairs", r"unknown task 'evenpairs' \(did you mean 'even_pairs'\?\)"),
     ],
 )
-def test_misspelt_values_are_answered_with_the_nearest(tmp_path, args, message):
+def test_misspelled_values_are_answered_with_the_nearest(tmp_path, args, message):
     with pytest.raises(ValueError, match=message) as caught:
         pretrain.main([*TINY.split(), "--output_dir", str(tmp_path / "o"), *args.split()])
     assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ def fresh():
 
 
 class Graphs(list):
-    """A back end of ``torch.compile`` that notes which of our operators each graph holds."""
+    """A backend of ``torch.compile`` that notes which of our operators each graph holds."""
 
     def __call__(self, graph, inputs):
         names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]

@@ -49,8 +49,8 @@ def oracle(model, ids):
         return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
 
     def norm(x, eps):
-        centred = x - x.sum() / d
-        return centred / torch.sqrt((centred**2).sum() / d + eps)
+        centered = x - x.sum() / d
+        return centered / torch.sqrt((centered**2).sum() / d + eps)
 
     def position(p):
         angles = [p / 10000 ** (2 * (i // 2) / d) for i in range(d)]
@@ -308,7 +308,7 @@ def test_attentions_and_hidden_states_are_recorded(attention):
     assert [tuple(a.shape) for a in outputs.attentions] == [(4, 2, 7, 7)] * 3
     torch.testing.assert_close(torch.stack(outputs.attentions).sum(-1), torch.ones(3, 4, 2, 7))
     assert len(outputs.hidden_states) == 4
-    # without weights another back end computes the same
+    # without weights another backend computes the same
     torch.testing.assert_close(outputs.hidden_states[-1], model.encoder(ids).last_hidden_state)
     assert model(ids).attentions is None
     assert isinstance(model(ids, return_dict=False), tuple)

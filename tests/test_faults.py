@@ -62,7 +62,7 @@ class Case:
 CASES = {
     "classification": Case("pretrain", f"--target_accuracy 2 --train_size 33 --eval_size 31 {SIZES}"),
     "clm": Case("pretrain", f"--task clm --dataset TEXT --sample_by line --block_size 8 --vocab_size 270 {SIZES}"),
-    "labelled": Case("finetune", "--model MODEL --dataset TABLE --learning_rate 1e-2"),
+    "labeled": Case("finetune", "--model MODEL --dataset TABLE --learning_rate 1e-2"),
 }
 
 
@@ -131,7 +131,7 @@ def cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = before
 
 
-@pytest.fixture(scope="module", params=["classification", "clm", pytest.param("labelled", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["classification", "clm", pytest.param("labeled", marks=pytest.mark.slow)])
 def scene(request, cache, tmp_path_factory):
     scene = Scene(CASES[request.param], tmp_path_factory.mktemp("scene"))
     statuses, life = scene.live(scene.whole)

@@ -1,4 +1,4 @@
-"""Thousands of random problems on every back end of the CPU against the definition; see :mod:`fuzz`."""
+"""Thousands of random problems on every backend of the CPU against the definition; see :mod:`fuzz`."""
 
 import collections
 
@@ -10,7 +10,7 @@ from hf_semfocus.backends.lists.native import build
 
 
 def some(seed):
-    """Back ends of a seed: of those that hardly differ, one at a time."""
+    """Backends of a seed: of those that hardly differ, one at a time."""
     return ["eager", "native", "gather" if seed % 2 else "chunked", *(["auto"] if seed % 3 == 0 else [])]
 
 

@@ -348,7 +348,7 @@ def test_what_people_wrote_on_the_hub_stays(server, publish):
     head = head.replace("license: mit", "license: apache-2.0  # ask legal first\nlanguage:\n- de")
     head = head.replace("- sparse-attention", "- sparse-attention\n- mine")
     server.put("owner/merged", {"README.md": f"---\n{head}\n---\nBefore.\n{text}\n## After\n\nMine.\n".encode()})
-    # the text now says the licence and the language, too; the metadata keeps its comment
+    # the text now says the license and the language, too; the metadata keeps its comment
     assert publish(client_push, "owner/merged", license="apache-2.0", language="de")[0]["changed"]
     assert split(repository.files["README.md"])[0] == head
     assert not publish(client_push, "owner/merged")[0]["changed"]

@@ -223,27 +223,27 @@ def curve(rows, percentile, denominator):
 
 def test_empirical_lipschitz_curve_with_both_denominators():
     found = analysis.lipschitz(plane(), radii=(0.25, 0.5, 1.0), percentiles=(0, 100))
-    # the window of 0.25 holds one place, and so no neighbours
+    # the window of 0.25 holds one place, and so no neighbors
     assert curve(found, 100, "grid") == pytest.approx({0.5: 3.0, 1.0: 30.0})
     assert curve(found, 0, "grid") == pytest.approx({0.5: 1.0, 1.0: 1.0})
     assert curve(found, 100, "parameters") == pytest.approx({0.5: 3 / 4, 1.0: 30 / 4})
     assert curve(found, 0, "parameters") == pytest.approx({0.5: 1 / 8, 1.0: 1 / 8})
     official = analysis.lipschitz(plane(), radii=(0.5, 1.0), percentiles=(100,), window="official")
     assert curve(official, 100, "grid") == pytest.approx({0.5: 3.0, 1.0: 3.0})  # never the last line, with its kink
-    with pytest.raises(ValueError, match="window='left'; expected one of centred, official"):
+    with pytest.raises(ValueError, match="window='left'; expected one of centered, official"):
         analysis.lipschitz(plane(), window="left")
 
 
-def test_places_of_a_neighbourhood():
-    assert analysis.neighbourhood(5, 1.0, 0.5) == [(x, y) for x in (-0.5, 0.0, 0.5) for y in (-0.5, 0.0, 0.5)]
-    assert len(analysis.neighbourhood(4, 0.6, 0.2)) == 4
-    assert len(analysis.neighbourhood(5, 1.0, 0.5, signed=True)) == 16
+def test_places_of_a_neighborhood():
+    assert analysis.neighborhood(5, 1.0, 0.5) == [(x, y) for x in (-0.5, 0.0, 0.5) for y in (-0.5, 0.0, 0.5)]
+    assert len(analysis.neighborhood(4, 0.6, 0.2)) == 4
+    assert len(analysis.neighborhood(5, 1.0, 0.5, signed=True)) == 16
 
 
-def test_a_capture_pools_the_places_of_a_neighbourhood():
+def test_a_capture_pools_the_places_of_a_neighborhood():
     model = encoder().eval()
     directions, batch = analysis.random_directions(model, 0), ROWS.batch(np.arange(4), np.arange(4))
-    places = analysis.neighbourhood(3, 0.1, 0.1)
+    places = analysis.neighborhood(3, 0.1, 0.1)
     records = []
     for around in ([(0.0, 0.0)], places):
         with analysis.capture(model, quantities=["dispersion"]) as record:

@@ -92,7 +92,7 @@ def test_an_adapter_brings_the_attention_and_the_head(family, kind, tmp_path):
     assert len(lora) == 2 * layers * len(ADAPTED[family])
     assert {min(tensor.shape) for name, tensor in adapted.named_parameters() if name in lora} == {3}
 
-    # a base model without a head lacks all of this, after masked language modelling also BERT's pooler
+    # a base model without a head lacks all of this, after masked language modeling also BERT's pooler
     head = {name.replace("base_model.model.", "").replace("modules_to_save.default.", "") for name in trained - lora}
     prefix = model.base_model_prefix + "."
     expected = {name for name in base if not name.startswith(prefix) or name.startswith(f"{prefix}pooler.")}

@@ -1,4 +1,4 @@
-"""The contract every registered mechanism keeps, on every back end."""
+"""The contract every registered mechanism keeps, on every backend."""
 
 from dataclasses import dataclass
 
@@ -42,14 +42,14 @@ def inputs(batch=2, heads=3, queries=13, keys=None, dim=5, dtype=torch.float64, 
 
 
 def attend(q, k, v, name, backend, /, weights=False, **kwargs):
-    """Output, and weights where they are asked for and the back end has them."""
+    """Output, and weights where they are asked for and the backend has them."""
     weights = weights and backend != "native"
     found = sparse_attention(q, k, v, name, backend=backend, return_weights=weights, **kwargs)
     return found if weights else (found, None)
 
 
 def near(backend):
-    """Tolerances of a back end, for values of order one."""
+    """Tolerances of a backend, for values of order one."""
     return {"rtol": 0, "atol": PRECISION[backend][1]}
 
 

@@ -127,7 +127,7 @@ def test_own_encoder_is_loaded_through_its_package():
 def test_what_is_not_given_is_said_so(model):
     parsed, text = card(model)
     assert "## Results\n\nNot given.\n" in text
-    for line in ("Base model", "Data sets", "License", "Language", "Options of the training", "Metrics"):
+    for line in ("Base model", "Datasets", "License", "Language", "Options of the training", "Metrics"):
         assert f"- {line}: not given\n" in text
     assert "\nCommand: not given\n" in text
     assert "intended use: not given" in text
@@ -136,7 +136,7 @@ def test_what_is_not_given_is_said_so(model):
 
 def test_results_dense_against_sparse(model):
     parsed, text = card(model, RESULTS)
-    assert rows(text, "attention | data set") == [
+    assert rows(text, "attention | dataset") == [
         ["`sdpa` (dense)", "even_pairs", "test", "accuracy", "0.5625", "0.088", "0.5 to 0.625", "0, 1"],
         [f"`{SPEC}`", "even_pairs", "test", "accuracy", "0.8125", "0.088", "0.75 to 0.875", "0, 1"],
     ]
@@ -154,12 +154,12 @@ def test_results_dense_against_sparse(model):
 
 def test_results_with_holes(model):
     parsed, text = card(model, [result(values={0: 0.5, 1: None})], seed=1)
-    cells = rows(text, "attention | data set")[0]
+    cells = rows(text, "attention | dataset")[0]
     assert cells[4:] == ["0.5", "one value", "0.5 to 0.5", "0, 1 (no value)"]
     assert parsed.data.eval_results is None  # the published seed has none
     assert "Dense results to compare with are not given for every row." in text
     _, text = card(model, [result(values={0: None})])
-    assert rows(text, "attention | data set")[0][4:] == ["none", "none", "none", "0 (no value)"]
+    assert rows(text, "attention | dataset")[0][4:] == ["none", "none", "none", "0 (no value)"]
 
 
 def test_results_from_runs(model):
@@ -233,7 +233,7 @@ def test_details(model):
     assert data["tags"][-1] == "mine"
     assert "\nCommand:\n\n    accelerate launch recipes/pretrain.py \\\n      --task parity\n" in text
     assert "## Limits\n\nDo not use it.\n\n- Measured is" in text
-    assert "- Data sets: stanfordnlp/imdb\n" in text
+    assert "- Datasets: stanfordnlp/imdb\n" in text
     with pytest.raises(ValueError, match=r"license=''; expected text, or None"):
         card(model, license="")
     with pytest.raises(ValueError, match=r"tags=\[3\]; expected names"):
@@ -245,7 +245,7 @@ def test_nothing_given_can_break_the_card(model):
     parsed, text = card(
         model, [result(dataset=evil, metric=evil, split=evil)], command=evil, limits=evil, tags=[evil], license=evil
     )
-    cells = rows(text, "attention | data set")[0]
+    cells = rows(text, "attention | dataset")[0]
     assert cells[1] == 'a \\| b --- {{ 7 * 7 }} &lt;script>"'
     assert parsed.data.eval_results[0].dataset_name == evil
     assert parsed.data.license == evil

@@ -70,7 +70,7 @@ def error_of(call, *arguments):
 SENTENCES = [f'{i}\t{(-1) ** i * (1 + i / 50)}\tSentence {i}, with a "quote" and caf\u00e9.' for i in range(100)]
 
 
-def test_movie_sentences_are_labelled_and_split(script, tmp_path, capsys):
+def test_movie_sentences_are_labeled_and_split(script, tmp_path, capsys):
     path = sdist(tmp_path, [*SENTENCES, "100\t0.99\tmeh", "101\t-0.5\tnot much", "102\t-1\tat the border", ""])
     script("movie_sentiment").main([str(path), str(tmp_path / "new" / "out")])
     train, validation = (read(tmp_path / "new" / "out" / f"{name}.csv") for name in ("train", "validation"))
@@ -216,7 +216,7 @@ def test_help_shows_the_commands_and_the_licence(name):
     command = [sys.executable, FOLDER / f"{name}.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"python recipes/prepare/{name}.py" in done.stdout
-    assert "Licence: " in done.stdout
+    assert "License: " in done.stdout
 
 
 def test_command_line_fails_with_one_line(tmp_path):

@@ -40,7 +40,7 @@ def test_every_model_trains_and_reports(tmp_path, model, capsys):
         assert line in text
         assert line in printed
     assert "Median [quartiles] of 2 seeds." in text
-    assert re.search(r"Attention was computed by these back ends: .*topk_sparse by \w+", text)
+    assert re.search(r"Attention was computed by these backends: .*topk_sparse by \w+", text)
     records = read(tmp_path / "metrics.jsonl")
     assert len(records) == 8
     assert all(0 < record["eval_loss"] < 5 and 0 <= record["eval_accuracy"] <= 1 for record in records)

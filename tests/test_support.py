@@ -72,7 +72,7 @@ def test_bad_names_are_refused_when_set(name, message):
         ({"k": [8]}, r"k=\[8\]"),
         ({"k": True}, "k=True"),
         ({"window": 3}, r"no parameter 'window' \('window' belongs to banded_sparse, strided_sparse\)"),
-        ({"colour": 3}, "no parameter 'colour'; expected some of k"),
+        ({"color": 3}, "no parameter 'color'; expected some of k"),
         ({"backend": "triton2"}, "unknown backend 'triton2'; expected one of auto"),
         (8, r"config.semfocus=8; expected a dict of parameters such as \{'k': 8\}"),
     ],

@@ -1,4 +1,4 @@
-"""Tracers, transforms and second derivatives: the formula serves them, and another back end says why it cannot."""
+"""Tracers, transforms and second derivatives: the formula serves them, and another backend says why it cannot."""
 
 import warnings
 

@@ -1,8 +1,8 @@
-"""The Triton back end: natively where there is a GPU, else in Triton's interpreter, and compiled ahead of time.
+"""The Triton backend: natively where there is a GPU, else in Triton's interpreter, and compiled ahead of time.
 
 Triton decides when it is first imported whether kernels are interpreted. So, whatever other test modules import
 before, the interpreter gets a process of its own (``test_everything_in_the_interpreter``), and this one never sees
-the environment variable that would make the back end accept tensors on the CPU.
+the environment variable that would make the backend accept tensors on the CPU.
 """
 
 import importlib.util
@@ -91,7 +91,7 @@ def leaves(at):
 
 
 def results(attend, mechanism, at, grad, dtype=None):
-    """Output and gradients of one back end, at the precision ``dtype``."""
+    """Output and gradients of one backend, at the precision ``dtype``."""
     if dtype is not None:
         names = [name for name in ("query", "key", "value", "sinks") if getattr(at, name) is not None]
         at = changed(at, **{name: getattr(at, name).detach().to(dtype).requires_grad_() for name in names})
@@ -101,7 +101,7 @@ def results(attend, mechanism, at, grad, dtype=None):
 
 
 def check(mechanism, at):
-    """Output and gradients are at most four times as far from float64's as those of the eager back end."""
+    """Output and gradients are at most four times as far from float64's as those of the eager backend."""
     grad = torch.randn(*at.query.shape[:3], at.value.shape[-1], device=DEVICE).to(at.value.dtype)
     true = results(eager.attend, mechanism, at, grad, torch.float64)
     rivals = results(eager.attend, mechanism, at, grad)
@@ -633,7 +633,7 @@ def _compiled(arch, cases, cache):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# bytes of shared memory a program may have: Hopper, and the data centre's Ampere
+# bytes of shared memory a program may have: Hopper, and the data center's Ampere
 LIMITS = {90: 227 << 10, 80: 163 << 10}
 
 

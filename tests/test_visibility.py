@@ -121,7 +121,7 @@ def test_encoders_look_both_ways(family, spec):
 
 @pytest.mark.parametrize("backend", ["native", "gather", "chunked", "eager"])
 def test_the_mask_alone_decides_where_there_is_one(backend):
-    """A module that says ``is_causal`` under a bidirectional mask gets what the mask says, from every back end."""
+    """A module that says ``is_causal`` under a bidirectional mask gets what the mask says, from every backend."""
     function = transformers.AttentionInterface()["topk_sparse"]
     module = torch.nn.Module()
     module.is_causal, module.config = True, transformers.BertConfig(semfocus={"k": 3, "backend": backend})
@@ -236,7 +236,7 @@ def test_more_queries_than_keys_have_no_positions(spec):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_more_queries_than_keys_by_score(causal, masked):
-    """The first queries come before the first key and see nothing; with and without a mask, in every back end."""
+    """The first queries come before the first key and see nothing; with and without a mask, in every backend."""
     query, key, value = torch.randn(1, 2, 7, 8), *torch.randn(2, 1, 2, 5, 8)
     mask = torch.ones(7, 5, dtype=torch.bool) if masked else None
     outs = [

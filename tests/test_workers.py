@@ -52,7 +52,7 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
     assert "2 of 2 runs done, " in again.stdout
     assert "run 2 of 2, topk_sparse:k=3/3, epoch 12/12" in again.stdout
     assert timeless(cut) == timeless(tmp_path / "whole")
-    assert re.search(r"computed by these back ends: topk_sparse by \w+", (cut / "report.md").read_text())
+    assert re.search(r"computed by these backends: topk_sparse by \w+", (cut / "report.md").read_text())
     finished = pretrain.main(args(cut, 12, "--resume", "--cpu_threads", "1"))
     assert [result["eval_loss"] for result in finished] == [result["eval_loss"] for result in whole]
 

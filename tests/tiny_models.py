@@ -48,7 +48,7 @@ def build(cls: type[PreTrainedModel]) -> tuple[PreTrainedModel, dict[str, Any], 
         except Exception as error:
             errors.append(f"{how}: {type(error).__name__}: {error}")
             continue
-        randomise(model)
+        randomize(model)
         for chosen in inputs(model):
             error = _failure(model, chosen)
             if found := re.search(r"features and image tokens do not match.*features:? (\d+)", error):
@@ -70,8 +70,8 @@ def _failure(model: nn.Module, chosen: dict[str, Any]) -> str:
     return ""
 
 
-def randomise(model: nn.Module) -> None:
-    """Weights under which attention is sharp and every layer matters, whatever a class is initialised with."""
+def randomize(model: nn.Module) -> None:
+    """Weights under which attention is sharp and every layer matters, whatever a class is initialized with."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

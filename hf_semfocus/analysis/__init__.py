@@ -21,7 +21,7 @@ _LATER = {
     "sharpness": "curvature",
     "Directions": "directions",
     "moved": "directions",
-    "neighbourhood": "directions",
+    "neighborhood": "directions",
     "random_directions": "directions",
     "Landscape": "landscapes",
     "attention_maps": "maps",

@@ -117,7 +117,7 @@ def hessian_product(
 
 
 def _by_formula(model: Any) -> Any:
-    """Have the back end ``eager`` compute this package's mechanisms in a model.
+    """Have the backend ``eager`` compute this package's mechanisms in a model.
 
     Raises:
         ValueError: an attention that has no formula with a second derivative.

@@ -93,16 +93,16 @@ def moved(model: nn.Module, directions: Directions, x: float, y: float) -> Itera
                 parameter.copy_(old)
 
 
-def neighbourhood(points: int, extent: float, radius: float, signed: bool = False) -> list[tuple[float, float]]:
+def neighborhood(points: int, extent: float, radius: float, signed: bool = False) -> list[tuple[float, float]]:
     """Places (x, y) of a square grid around (0, 0), near which the paper measures its quantities, too.
 
         with analysis.capture(model) as record:
-            for x, y in analysis.neighbourhood(points=5, extent=0.1, radius=0.1):
+            for x, y in analysis.neighborhood(points=5, extent=0.1, radius=0.1):
                 with analysis.moved(model, directions, x, y):
                     model(**batch)
 
     Args:
-        points: of a side of the grid; an even number leaves out the centre.
+        points: of a side of the grid; an even number leaves out the center.
         extent: the grid is in [-extent, extent]^2.
         radius: places with |x| and |y| of at most that.
         signed: compare x and y themselves with the radius, as the official scripts do by mistake, which lets half

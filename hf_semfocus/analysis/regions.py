@@ -65,10 +65,10 @@ def _draw(axis: Any, smallest: Callable[[np.ndarray, float], np.ndarray]) -> Non
 
     c1 = np.linspace(0, 1, 2001)
     for number, delta_s in enumerate(DISPERSIONS):
-        colour = colormaps["cividis"](0.85 * number / (len(DISPERSIONS) - 1))
+        color = colormaps["cividis"](0.85 * number / (len(DISPERSIONS) - 1))
         c2 = smallest(c1, delta_s)
         c2[np.isfinite(c2).sum() :][:1] = 1e3 * HIGHEST  # draws the asymptote up to the edge
-        axis.plot(c1, c2, color=colour, linestyle=STYLES[number % len(STYLES)], label=f"{delta_s:g}")
+        axis.plot(c1, c2, color=color, linestyle=STYLES[number % len(STYLES)], label=f"{delta_s:g}")
     axis.set_yscale("log")
     axis.set_xlim(0, 1)
     axis.set_ylim(LOWEST, HIGHEST)

@@ -1,4 +1,4 @@
-"""Empirical Lipschitz curve of a loss landscape: how steep the loss is between neighbouring places of the grid."""
+"""Empirical Lipschitz curve of a loss landscape: how steep the loss is between neighboring places of the grid."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .landscapes import Landscape
 RADII = tuple(hundredth / 100 for hundredth in range(1, 71))
 PERCENTILES = (50, 75, 95, 99)
 DENOMINATORS = ("parameters", "grid")
-WINDOWS = ("centred", "official")
+WINDOWS = ("centered", "official")
 
 
 def lipschitz(
     landscape: Landscape,
     radii: Sequence[float] = RADII,
     percentiles: Sequence[float] = PERCENTILES,
-    window: str = "centred",
+    window: str = "centered",
 ) -> list[dict[str, Any]]:
-    """Percentiles of ``|difference of losses| / distance`` between neighbours along either axis, by radius.
+    """Percentiles of ``|difference of losses| / distance`` between neighbors along either axis, by radius.
 
     Args:
         landscape: of :func:`landscape`.
-        radii: t; both neighbours are in the window of that radius. One that holds no two places gives nothing.
+        radii: t; both neighbors are in the window of that radius. One that holds no two places gives nothing.
         percentiles: in [0, 100].
-        window: "centred" takes places with |x| and |y| of at most t. "official" takes, of the grid's indices, ``n // 2
-            - m`` to ``n // 2 + m - 1`` with ``m = int(t / step)``, off-centre by one cell as in the official scripts.
+        window: "centered": places with |x| and |y| of at most t. "official": of the grid's indices, ``n // 2
+            - m`` to ``n // 2 + m - 1`` with ``m = int(t / step)``, off-center by one cell as in the official scripts.
 
     Returns:
         Rows with ``radius``, ``percentile``, ``denominator`` and ``value`` in nats per unit of distance. The distance

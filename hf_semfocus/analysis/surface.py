@@ -54,7 +54,7 @@ def landscape(
         model: on its device, not prepared by Accelerate.
         rows: what is evaluated; the paper takes all training rows.
         objective: of :mod:`hf_semfocus.training`, such as ``classification`` or ``causal_lm``.
-        points: of a side of the grid, 200 in the paper; an even number leaves out the centre.
+        points: of a side of the grid, 200 in the paper; an even number leaves out the center.
         extent: the grid is in [-extent, extent]^2.
         seed: of the directions.
         normalization: "tensor" or "filter"; see :func:`random_directions`.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..figures import COLOURS, STYLES, new_figure
+from ..figures import COLORS, STYLES, new_figure
 from .landscapes import Landscape
 from .slopes import PERCENTILES, lipschitz
 
@@ -66,13 +66,13 @@ def draw_lipschitz(landscapes: Mapping[str, Landscape], path: Path) -> None:
             rows = [row for row in lipschitz(each) if row["denominator"] == denominator]
             for style, percentile in zip(STYLES, PERCENTILES, strict=True):
                 points = [(row["radius"], row["value"]) for row in rows if row["percentile"] == percentile]
-                colour = COLOURS[number % len(COLOURS)]
-                line = {"linestyle": style, "color": colour, "label": f"{name}, {percentile}%"}
+                color = COLORS[number % len(COLORS)]
+                line = {"linestyle": style, "color": color, "label": f"{name}, {percentile}%"}
                 axis.step(*np.asarray(points).reshape(-1, 2).T, where="post", **line)
         axis.set_yscale("log")
         axis.set_xlabel("radius t of the window |x|, |y| <= t")
         axis.set_ylabel(unit)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-    figure.suptitle("Difference of neighbouring losses over their distance, percentiles")
+    figure.suptitle("Difference of neighboring losses over their distance, percentiles")
     figure.savefig(path, dpi=120)

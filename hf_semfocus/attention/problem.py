@@ -1,4 +1,4 @@
-"""One attention problem: the tensors and switches that callers fill in and back ends work on."""
+"""One attention problem: the tensors and switches that callers fill in and backends work on."""
 
 from __future__ import annotations
 

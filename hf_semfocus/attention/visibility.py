@@ -1,4 +1,4 @@
-"""Who may see whom: the one description of causality and padding that callers make and back ends ask."""
+"""Who may see whom: the one description of causality and padding that callers make and backends ask."""
 
 from __future__ import annotations
 

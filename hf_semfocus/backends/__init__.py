@@ -1,4 +1,4 @@
-"""Back ends: how attention with a mechanism is computed.
+"""Backends: how attention with a mechanism is computed.
 
 Each has ``LIMITS``, which say what it can compute, and ``attend(mechanism, problem, return_weights)``, which computes
 it. ``"auto"`` takes the first that can.
@@ -22,7 +22,7 @@ from .lists import OverLists, gather, native, triton
 
 
 class Backend(Protocol):
-    """What a back end is: a module, or lists of keys with a set of kernels."""
+    """What a backend is: a module, or lists of keys with a set of kernels."""
 
     LIMITS: Limits
 
@@ -49,18 +49,18 @@ EAGER_SCORES = 1 << 21
 GATHER_SHARE = 16
 
 RAN: dict[str, set[str]] = {}
-"""Back ends that have computed each mechanism in this process, for reports; compiled graphs leave no trace here."""
+"""Backends that have computed each mechanism in this process, for reports; compiled graphs leave no trace here."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which back end computes a problem, and what each of the others objects to.
+    """Which backend computes a problem, and what each of the others objects to.
 
     Attributes:
         problem: the mechanism and the problem in words.
-        chosen: the back end that is taken.
+        chosen: the backend that is taken.
         reason: why it comes first among those that could, or that it was asked for.
-        objections: for every back end, why it cannot compute the problem; empty if it can.
+        objections: for every backend, why it cannot compute the problem; empty if it can.
     """
 
     problem: str
@@ -101,7 +101,7 @@ def check(backend: str) -> str:
 def explain(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, backend: str = "auto"
 ) -> Explanation:
-    """What ``backend`` takes for ``problem``, and the objections of every back end."""
+    """What ``backend`` takes for ``problem``, and the objections of every backend."""
     objections = {name: each.LIMITS.objections(mechanism, problem, return_weights) for name, each in BACKENDS.items()}
     chosen, reason = backend, "asked for by name"
     if check(backend) == "auto":

@@ -1,4 +1,4 @@
-"""The reference back end: reads like the formula, holds the full score matrix, differentiates by autograd."""
+"""The reference backend: reads like the formula, holds the full score matrix, differentiates by autograd."""
 
 from __future__ import annotations
 

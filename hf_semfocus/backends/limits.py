@@ -1,4 +1,4 @@
-"""What a back end can compute, declared: one list of checks decides, and gives the reasons where somebody asks."""
+"""What a backend can compute, declared: one list of checks decides, and gives the reasons where somebody asks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import tracing
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a back end; what is not stated is not limited.
+    """The limits of a backend; what is not stated is not limited.
 
     Attributes:
         keeps: which kept keys it can follow: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
@@ -63,11 +63,11 @@ class Limits:
     load: Callable[[], object] | None = None
 
     def allow(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> bool:
-        """Whether the back end can compute ``problem`` where nobody traces; formats nothing."""
+        """Whether the backend can compute ``problem`` where nobody traces; formats nothing."""
         return next(self._exceeded(mechanism, problem, return_weights), None) is None
 
     def objections(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-        """Why the back end cannot compute ``problem``, what was found and what was expected; empty if it can."""
+        """Why the backend cannot compute ``problem``, what was found and what was expected; empty if it can."""
         traced = None if self.traceable else tracing.objection(problem, self.in_graphs)
         if traced is not None and torch.compiler.is_compiling():  # the rest may look at data, or at shapes that vary
             return [traced]

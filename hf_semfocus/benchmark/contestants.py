@@ -22,7 +22,7 @@ OURS, SDPA, EAGER, XTRANSFORMERS, FLEX, ADASPLASH = "ours", "sdpa", "eager", "x-
 DENSE = (SDPA, FLEX, ADASPLASH)
 """Those that do not depend on the mechanism, so that cases of one shape share them."""
 NOTES = {
-    SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash back end",
+    SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash backend",
     EAGER: "the same mechanism on dense scores",
     XTRANSFORMERS: "Attend(sparse_topk=k) of x-transformers, which keeps more than k keys where scores tie",
     FLEX: "torch's flex_attention, compiled, all keys",
@@ -62,7 +62,7 @@ def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[st
 
 
 def chosen(case: Case, inputs: Inputs, backend: str) -> str:
-    """The back end that computes a case: ``backend``, or what "auto" takes."""
+    """The backend that computes a case: ``backend``, or what "auto" takes."""
     if backend != "auto":
         return backend
     query, key, value, _ = inputs

@@ -1,7 +1,7 @@
 """Right before fast: output and gradients against the reference in float64, at a small size and at the timed one.
 
 Scores are made so that rounding cannot reorder them: whole numbers, plus a fraction that differs from key to key,
-all exact in the type. A back end that keeps another key is wrong then, not unlucky.
+all exact in the type. A backend that keeps another key is wrong then, not unlucky.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ SMALL = 203
 SAMPLED = 5
 """Rows that are compared at the timed size."""
 SLACK = 8.0
-"""Times the error of the reference in the case's own type that a back end may have: sums in another order."""
+"""Times the error of the reference in the case's own type that a backend may have: sums in another order."""
 SCALE = 0.125
 """Of the scores: a power of two, which rounds nothing."""
 TENSORS = ("output", "query gradient", "key gradient", "value gradient")
 
 
 class IncorrectError(RuntimeError):
-    """A back end to be timed does not compute what the reference does."""
+    """A backend to be timed does not compute what the reference does."""
 
 
 def check(case: Case, backend: str, device: torch.device) -> dict[str, Any]:
-    """Compare a back end with the reference, all rows of a small problem and some rows of the case's own size.
+    """Compare a backend with the reference, all rows of a small problem and some rows of the case's own size.
 
     Args:
         case: the problem to be timed.
-        backend: the back end to be timed.
+        backend: the backend to be timed.
         device: where it runs.
 
     Returns:
         The largest error of each tensor as a share of what is allowed, and what was checked.
 
     Raises:
-        IncorrectError: an error is larger than allowed; names the case, the back end and the tensor.
-        ValueError: the back end does not do this case.
+        IncorrectError: an error is larger than allowed; names the case, the backend and the tensor.
+        ValueError: the backend does not do this case.
     """
     groups = case.heads // case.kv_heads
     sizes = {"batch": 2, "heads": 2 * groups, "kv_heads": 2, "keys": SMALL}
@@ -96,7 +96,7 @@ def _rows(case: Case) -> Sequence[int]:
 
 
 def _reference(case: Case, inputs: Inputs, rows: Sequence[int] | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Output and gradients by the eager back end in ``dtype``; with ``rows`` of these alone."""
+    """Output and gradients by the eager backend in ``dtype``; with ``rows`` of these alone."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         call: Callable[..., Tensor] = lambda *of: sparse(*of, case=case, backend="eager", scale=SCALE)  # noqa: E731

@@ -64,8 +64,8 @@ def run(
         Everything that was measured, ready for JSON: seconds, and memory in 10**6 bytes.
 
     Raises:
-        IncorrectError: a back end that would be timed is wrong; no time was measured.
-        ValueError: the back end does not do any of the cases.
+        IncorrectError: a backend that would be timed is wrong; no time was measured.
+        ValueError: the backend does not do any of the cases.
     """
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
@@ -99,7 +99,7 @@ def run(
 
 
 def _check(plan: Plan, device: torch.device, result: Result, progress: Progress) -> dict[Case, str]:
-    """Check every back end to be timed; returns the back end of every case that it supports."""
+    """Check every backend to be timed; returns the backend of every case that it supports."""
     backends: dict[Case, str] = {}
     checked: dict[str, str] = {}  # a model's case may be one of the others but for its goals
     for case in progress([*plan.suite.cases, *(wanted.case for wanted in plan.suite.steps)], "correctness"):

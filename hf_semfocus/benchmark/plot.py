@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..figures import COLOURS, STYLES, new_figure
+from ..figures import COLORS, STYLES, new_figure
 from .contestants import OURS
 
 LABELS = {"seconds": "seconds of a step", "megabytes": "peak memory of a step (MB)"}
@@ -40,7 +40,7 @@ def draw(scaling: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> N
                     line["sizes"],
                     line["values"],
                     marker="o",
-                    color=COLOURS[number % len(COLOURS)],
+                    color=COLORS[number % len(COLORS)],
                     linestyle=STYLES[0] if line["name"].startswith(OURS) else STYLES[1],
                     label=f"{label}: n^{line['exponent']:.2f}",
                 )

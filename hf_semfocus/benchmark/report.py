@@ -100,7 +100,7 @@ def _took_part(result: Result, name: str) -> bool:
 
 def _case_rows(cases: Sequence[Result]) -> list[list[str]]:
     peers = [name for name in PEERS if any(name in each["seconds"] for each in cases)]
-    header = ["case", "mechanism", "back end", "ours ms", "sdpa ms", "ratio", "goal", "met"]
+    header = ["case", "mechanism", "backend", "ours ms", "sdpa ms", "ratio", "goal", "met"]
     header += [f"{name} ms" for name in peers] + ["peak MB", "sdpa's", "goal", "met"]
     rows = [header]
     for each in cases:

@@ -84,7 +84,7 @@ QUICK = (
 )
 
 CUDA_GOALS = {4096: 1.0, 16384: 2.0, 65536: 2.5}
-"""Required speed-up over the flash back end at k = 8, by length."""
+"""Required speed-up over the flash backend at k = 8, by length."""
 
 
 def _cuda(n: int, k: int, head_dim: int, goal: float | None = None) -> Case:

@@ -6,7 +6,7 @@
     semfocus bench --cases 4096 --mechanisms topk_sparse banded_sparse --no_models
     semfocus bench --table outputs/bench-cpu/bench.json
 
-Back ends that are wrong are not timed: the run then ends with status 1. What comes out is printed as tables, with one
+Backends that are wrong are not timed: the run then ends with status 1. What comes out is printed as tables, with one
 line of JSON at the end, and is in ``--output_dir``: ``bench.json``, ``bench.md``, ``bench.png``.
 """
 
@@ -38,7 +38,7 @@ class BenchOptions:
     device: Literal["cpu", "cuda"] = option("cpu", "where; a GPU has cases and goals of its own")
     threads: int = option(2, "threads of PyTorch")
     repeats: int = option(7, "repetitions of every measurement; the goals are for 7 or more")
-    backend: str = option("auto", "back end of this package; cases that it does not support are left out")
+    backend: str = option("auto", "backend of this package; cases that it does not support are left out")
     cases: list[str] = option([], "measure only what has one of these in its label, such as 4096 or decode")  # noqa: RUF009
     mechanisms: list[str] = option([], "and one of these in its mechanism; one that no case has is added")  # noqa: RUF009
     imports: list[str] = imports()  # noqa: RUF009

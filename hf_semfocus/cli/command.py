@@ -18,7 +18,7 @@ COMMANDS = {
     "sweep": "run a grid of trainings side by side, none of them twice",
     "analyze": "measure whether the paper's explanation holds of models, and write a page",
     "bench": "measure the attention of this package beside others'",
-    "env": "tell versions, machine and back ends: what to paste into an issue",
+    "env": "tell versions, machine and backends: what to paste into an issue",
 }
 """By name, as a module of ``hf_semfocus.cli``, what each does."""
 RESUMED = ("pretrain", "finetune")

@@ -1,4 +1,4 @@
-"""Tell versions, machine and back ends: what to paste into an issue.
+"""Tell versions, machine and backends: what to paste into an issue.
 
     semfocus env
 
@@ -52,7 +52,7 @@ def hardware() -> list[str]:
 
 
 def back_ends() -> list[str]:
-    """Lines on which back end computes an example, and what the others object to."""
+    """Lines on which backend computes an example, and what the others object to."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return [str(explain(*_example(device), name, is_causal=True)) for device in devices for name in MECHANISMS]
 

@@ -29,7 +29,7 @@ from ..experiments import (
     Text,
     checkpoint,
     compare,
-    labelled,
+    labeled,
     language,
     swap_checkpoint,
     swap_dense_run,
@@ -37,7 +37,7 @@ from ..experiments import (
     title,
     with_lora,
 )
-from ..experiments.labelled import ATTENTIONS, DEFAULTS, ROWS
+from ..experiments.labeled import ATTENTIONS, DEFAULTS, ROWS
 from ..experiments.swap_options import DENSE
 from ..training import ComparisonOptions, TrainingOptions, start
 
@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Examples) -> Experiment:
     """Everything of the comparison but the attention, with all weights to be trained."""
     if options.task != "clm":
-        return labelled(accelerator, options.task, options.model, examples)
+        return labeled(accelerator, options.task, options.model, examples)
     checkpoint(options.model)
     given = {
         "validation_fraction": examples.validation_fraction,

@@ -7,9 +7,9 @@
 
 No token of one document ever sees or predicts a token of another. Texts with labels, for classifiers:
 
-    data = load_labelled("reviews.csv")
-    train(..., train_rows=LabelledRows(data.train, tokenizer, max_length=256))
-    data = load_labelled("names.jsonl", kind="token")
+    data = load_labeled("reviews.csv")
+    train(..., train_rows=LabeledRows(data.train, tokenizer, max_length=256))
+    data = load_labeled("names.jsonl", kind="token")
     train(..., train_rows=TaggedRows(data.train, tokenizer), objective=token_classification)
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 # imported when they are first used: most need ``datasets``, which tasks and batches do without
 _LATER = {
     "CausalRows": "packed",
-    "Labelled": "sources.labelled",
-    "LabelledRows": "tokenized",
+    "Labeled": "sources.labeled",
+    "LabeledRows": "tokenized",
     "MaskedRows": "masking",
     "SequenceRows": "rows",
     "TaggedRows": "tokenized",
     "TokenRows": "rows",
-    "load_labelled": "sources.labelled",
+    "load_labeled": "sources.labeled",
     "load_text": "sources.corpus",
     "load_tokenizer": "tokenizer",
     "pack": "packing",

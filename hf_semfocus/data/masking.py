@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden, and rows that hide others in every epoch.
+"""Masked language modeling: which tokens are hidden, and rows that hide others in every epoch.
 
 What is hidden in a row is a function of seed, epoch and row number alone, whatever the batch, the process or the
 moment at which a run was resumed.
@@ -52,7 +52,7 @@ class MaskedRows(PackedRows):
     ):
         if tokenizer.mask_token_id is None:
             raise ValueError(
-                f"{type(tokenizer).__name__} has no mask_token; expected one for masked language modelling"
+                f"{type(tokenizer).__name__} has no mask_token; expected one for masked language modeling"
             )
         if not 0 < probability <= 1:
             raise ValueError(f"probability={probability!r}; expected a share above 0 and at most 1")

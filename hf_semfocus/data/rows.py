@@ -1,4 +1,4 @@
-"""Rows for the training loop that lie in memory: token sequences of any length, labelled as wholes or token by token.
+"""Rows for the training loop that lie in memory: token sequences of any length, labeled as wholes or token by token.
 
 Labels of tokens follow Transformers' convention: the label at a position is the token that belongs there, -100 where
 nothing is predicted; a causal model predicts it at the position before.

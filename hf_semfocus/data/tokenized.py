@@ -23,7 +23,7 @@ class TokenizedRows(PaddedRows):
     Text that spells a special token is tokenized as text.
 
     Args:
-        dataset: a split of ``load_labelled``.
+        dataset: a split of ``load_labeled``.
         tokenizer: adds its special tokens; its ``pad_token``, or else its ``eos_token``, is the padding.
         max_length: most tokens of an example, special ones included; what is longer is cut. None cuts nothing.
 
@@ -90,7 +90,7 @@ class TokenizedRows(PaddedRows):
         )
 
 
-class LabelledRows(TokenizedRows):
+class LabeledRows(TokenizedRows):
     """Texts or pairs of texts with a class each; units are examples.
 
     Args:
@@ -134,7 +134,7 @@ class TaggedRows(TokenizedRows):
         if not self.weights.all():
             row = int(self.weights.argmin())
             words = short(dataset[row]["words"])
-            raise ValueError(f"example {row + 1}, words {words}, has no labelled token; expected at least one")
+            raise ValueError(f"example {row + 1}, words {words}, has no labeled token; expected at least one")
 
     def _encode(self, examples: dict[str, list[Any]], **options: Any) -> dict[str, list[list[int]]]:
         words = [_with_spaces(line) for line in examples["words"]] if self.spaced else examples["words"]

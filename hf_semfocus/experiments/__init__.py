@@ -1,6 +1,6 @@
 """What the recipes compare attentions on: everything of a comparison but the attention, and the comparison itself.
 
-One file makes one family of experiments: ``synthetic`` (the tasks of this library), ``language`` (text), ``labelled``
+One file makes one family of experiments: ``synthetic`` (the tasks of this library), ``language`` (text), ``labeled``
 (texts with classes); ``with_lora`` makes any of them train adapters. ``compare`` trains every attention with every
 seed, and reports; ``swap_checkpoint`` and its kin evaluate one model under many attentions.
 """
@@ -8,7 +8,7 @@ seed, and reports; ``swap_checkpoint`` and its kin evaluate one model under many
 from .adapted import LoraOptions, with_lora
 from .base import Experiment, title
 from .compare import compare
-from .labelled import Examples, checkpoint, labelled
+from .labeled import Examples, checkpoint, labeled
 from .language import Text, language
 from .publishing import HubOptions
 from .swap import swap_checkpoint, swap_dense_run, swap_only
@@ -24,7 +24,7 @@ __all__ = [
     "Text",
     "checkpoint",
     "compare",
-    "labelled",
+    "labeled",
     "language",
     "swap_checkpoint",
     "swap_dense_run",

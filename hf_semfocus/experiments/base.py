@@ -33,7 +33,7 @@ class Experiment:
     Attributes:
         name: for titles and for the output folder.
         kind: what the models are for, a name of :mod:`hf_semfocus.kinds`.
-        dataset, split: what is evaluated on, for model cards; on the Hub, the data set's name there.
+        dataset, split: what is evaluated on, for model cards; on the Hub, the dataset's name there.
         build: from the name of an attention to a model with its initial weights, of torch's global random stream.
         rows: from a seed to the rows to train on and the held-out ones.
         metrics: what is computed of the held-out rows besides loss and accuracy.
@@ -65,7 +65,7 @@ class Experiment:
 
     @property
     def objective(self) -> Objective:
-        """What a step minimises."""
+        """What a step minimizes."""
         return OBJECTIVES[self.kind]
 
 

@@ -144,7 +144,7 @@ def _train_all(
 def _back_ends(results: Sequence[dict[str, Any]]) -> list[str]:
     """A note on what computed the mechanisms, if any run says so."""
     found = {f"{name} by {', '.join(by)}" for result in results for name, by in result.get("back_ends", {}).items()}
-    return [f"Attention was computed by these back ends: {'; '.join(sorted(found))}."] if found else []
+    return [f"Attention was computed by these backends: {'; '.join(sorted(found))}."] if found else []
 
 
 def _part(

@@ -43,10 +43,10 @@ class Text:
     """Which text a language model learns, and how it becomes rows of tokens; see :func:`load_text`."""
 
     dataset: str = option("embedded", "embedded, a file or folder (.txt, .json, .csv, .parquet), or a Hub name")
-    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    dataset_config: str | None = option(None, "configuration of a dataset on the Hub")
     text_column: str | None = option(None, "column that holds the text")
     sample_by: Literal["document", "paragraph", "line"] = option("document", "what a document is in a .txt file")
-    streaming: bool = option(False, "read no more of the data set than train_size rows take")
+    streaming: bool = option(False, "read no more of the dataset than train_size rows take")
     validation_fraction: float = option(0.05, "share of the documents held out where there is no validation split")
     tokenizer: str | None = option(None, "folder or Hub name; else the checkpoint's, or one is trained on the text")
     vocab_size: int = option(4096, "tokens of a tokenizer that is trained")

@@ -30,7 +30,7 @@ class HubOptions:
     hub_model_id: str | None = option(None, "where to, as owner/name")
     hub_attention: str | None = option(None, "whose model; by default the first sparse attention's")
     hub_public: bool = option(False, "make a new repository public instead of private")
-    hub_license: str | None = option(None, "licence of the model as the Hub spells it, such as apache-2.0")
+    hub_license: str | None = option(None, "license of the model as the Hub spells it, such as apache-2.0")
     hub_base_model: str | None = option(None, "name on the Hub of the checkpoint, where it was trained from a folder")
     dry_run: bool = option(False, "with push_to_hub: only write what would be pushed, to hub/ in output_dir")
 

@@ -1,4 +1,4 @@
-"""``explain``: which back end computes attention, and why not the others, for tensors or for a whole model."""
+"""``explain``: which backend computes attention, and why not the others, for tensors or for a whole model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from . import observe
 
 @dataclass(frozen=True)
 class ModelExplanation:
-    """Which back end computes every attention layer of a model; ``print`` shows layers that agree together.
+    """Which backend computes every attention layer of a model; ``print`` shows layers that agree together.
 
     Attributes:
-        layers: by path, the mechanism, the back end and what each of the others objects to; of a layer that is called
+        layers: by path, the mechanism, the backend and what each of the others objects to; of a layer that is called
             several times, also what another call differs in.
     """
 
@@ -40,7 +40,7 @@ class ModelExplanation:
 def explain(
     model: nn.Module | torch.Tensor | None = None, *tensors: Any, **inputs: Any
 ) -> ModelExplanation | backends.Explanation:
-    """Say which back end computes attention, and what each of the others objects to.
+    """Say which backend computes attention, and what each of the others objects to.
 
     Of a model it runs one forward pass: ``explain(model, **inputs)``. Of tensors it computes nothing:
     ``explain(query, key, value, mechanism, ...)`` takes the arguments of :func:`hf_semfocus.sparse_attention`.
@@ -52,11 +52,11 @@ def explain(
             the other arguments of :func:`hf_semfocus.sparse_attention`.
 
     Returns:
-        For tensors, what ``backend="auto"`` takes and what every back end objects to; for a model, that of every
-        attention layer, with the back end that its configuration asks for. ``print`` shows either as a table.
+        For tensors, what ``backend="auto"`` takes and what every backend objects to; for a model, that of every
+        attention layer, with the backend that its configuration asks for. ``print`` shows either as a table.
 
     Raises:
-        ValueError: no layer of the model computes its attention through us, a back end that was asked for cannot
+        ValueError: no layer of the model computes its attention through us, a backend that was asked for cannot
             compute a layer, or as :func:`hf_semfocus.sparse_attention` does.
     """
     if not isinstance(model, nn.Module):

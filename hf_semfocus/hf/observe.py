@@ -22,7 +22,7 @@ class Call:
         mechanism: what it attends with; full attention has the name ``full``.
         problem: queries, keys, values, who may see whom, and what else bears on the scores.
         weights: whether the weights of all keys are asked for.
-        backend: the back end that is asked for, or ``auto``; the name of a dense attention of Transformers.
+        backend: the backend that is asked for, or ``auto``; the name of a dense attention of Transformers.
     """
 
     module: nn.Module
@@ -62,5 +62,5 @@ def saw(call: Call) -> None:
 
 
 def ran() -> dict[str, list[str]]:
-    """Which back ends have computed which mechanisms in this process."""
+    """Which backends have computed which mechanisms in this process."""
     return {name: sorted(found) for name, found in sorted(backends.RAN.items())}

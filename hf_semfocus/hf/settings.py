@@ -62,7 +62,7 @@ def check_once(name: Any, settings: Any) -> None:
 
 
 def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, str]:
-    """Mechanism and back end of an attention name, with the parameters in ``settings`` that the name does not state.
+    """Mechanism and backend of an attention name, with the parameters in ``settings`` that the name does not state.
 
     Raises:
         ValueError: ``settings`` is not a mapping, or names a parameter or value the mechanism does not have.

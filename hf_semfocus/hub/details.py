@@ -18,7 +18,7 @@ class CardDetails:
         results: measurements of one comparison, dense and sparse: :class:`Result`, or dicts with its fields.
         seed: the seed whose weights are published, so that the metadata holds their value and not the mean.
         base_model: what the model was made from, as on the Hub.
-        datasets: data sets it was trained on, as on the Hub.
+        datasets: datasets it was trained on, as on the Hub.
         license, language: as the Hub spells them, such as ``"apache-2.0"`` and ``"en"``.
         tags: more tags.
         task: the Hub's name of the task, such as ``"text-generation"``; by default what the model's class tells.

@@ -1,4 +1,4 @@
-"""Results: one metric of one attention on one data set, per seed."""
+"""Results: one metric of one attention on one dataset, per seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DENSE = ("full", "eager")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One metric of one attention on one data set.
+    """One metric of one attention on one dataset.
 
     Args:
         attention: ``"sdpa"``, ``"eager"`` or ``"full"`` for the dense baseline, or a mechanism's name, with or without

@@ -1,7 +1,7 @@
-"""What a mechanism is: which keys a query keeps, said in slots that every back end understands.
+"""What a mechanism is: which keys a query keeps, said in slots that every backend understands.
 
 A mechanism says which keys a query keeps and how kept scores become weights. It fills up to three slots, and
-back ends apply them in this order to the keys a query may see (after causality and padding):
+backends apply them in this order to the keys a query may see (after causality and padding):
 
     pattern(at)             static: a predicate on positions
     priority(scores, at)    selection: of the keys left, the ``k`` of highest priority stay

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..figures import COLOURS, STYLES, band, new_figure
+from ..figures import COLORS, STYLES, band, new_figure
 from ..metrics import quantities
 
 DRAWN = ("epoch", "eval")
@@ -53,7 +53,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
         for row, y in enumerate(fields):
             axis = axes[row, column]
             for index, attention in enumerate(dict.fromkeys(record["attention"] for record in drawn)):
-                style = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
+                style = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index % len(STYLES)]}
                 grid, low, middle, high = band([r for r in drawn if r["attention"] == attention], x, y)
                 axis.plot(grid, middle, label=attention, **style)
                 axis.fill_between(grid, low, high, alpha=0.2, color=style["color"], linewidth=0)
@@ -103,13 +103,13 @@ def swap(
     stars = [{**point, "keys": keys[point["attention"]]} for point in tuned if keys[point["attention"]] is not None]
     family = lambda point: point["attention"].partition(":")[0]  # noqa: E731
     for index, name in enumerate(dict.fromkeys(map(family, placed))):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         grid, low, middle, high = band([point for point in placed if family(point) == name], "keys", metric)
-        axis.plot(grid, middle, marker="o", label=name, color=colour)
-        axis.fill_between(grid, low, high, alpha=0.2, color=colour, linewidth=0)
+        axis.plot(grid, middle, marker="o", label=name, color=color)
+        axis.fill_between(grid, low, high, alpha=0.2, color=color, linewidth=0)
         own = [(p["keys"], p[metric]) for p in stars if family(p) == name and p[metric] is not None]
         if own:
-            axis.scatter(*zip(*own, strict=True), marker="*", s=120, color=colour, label=f"fine-tuned with {name}")
+            axis.scatter(*zip(*own, strict=True), marker="*", s=120, color=color, label=f"fine-tuned with {name}")
     if placed:
         ticks = sorted({point["keys"] for point in placed})
         axis.set_xscale("log")

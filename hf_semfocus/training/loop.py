@@ -1,6 +1,6 @@
 """The training loop: one run of one model, from its first step or its last checkpoint to its end.
 
-It serves every command: what is trained is the model, what a step minimises is the objective, and the rest is in
+It serves every command: what is trained is the model, what a step minimizes is the objective, and the rest is in
 ``TrainingOptions``. The parts of it are ``state`` (what a run trains with), ``steps``, ``assess`` and ``ending``.
 """
 
@@ -55,7 +55,7 @@ def train(
             "diverged" with the rows of the batch if loss or gradient stop being finite, which ends the run and leaves
             the batch in ``diverged/``.
         train_rows, eval_rows: rows to train on, and held-out ones to evaluate on after every epoch.
-        objective: what a step minimises.
+        objective: what a step minimizes.
         metrics: what to compute of the held-out rows besides loss and accuracy; see :func:`evaluate`.
         tokenizer: saved with the models.
 

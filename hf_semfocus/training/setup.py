@@ -68,7 +68,7 @@ def where(accelerator: Accelerator) -> str:
 
 
 def back_ends(attentions: Iterable[str]) -> dict[str, list[str]]:
-    """Which back ends have computed the mechanisms among ``attentions`` in this process."""
+    """Which backends have computed the mechanisms among ``attentions`` in this process."""
     wanted = {attention.partition(":")[0] for attention in attentions}
     return {name: found for name, found in observe.ran().items() if name in wanted}
 

@@ -6,7 +6,7 @@
 Prints the folder, or copies it to OUTPUT_FOLDER and prints that. It is a ``BertModel`` of 22.7 million weights with
 its tokenizer; it has no head for masked words.
 
-Licence: the model is Apache-2.0 (sentence-transformers), the package MIT. What is fine-tuned from it may be
+License: the model is Apache-2.0 (sentence-transformers), the package MIT. What is fine-tuned from it may be
 published under Apache-2.0 with a notice of its origin; the model card README.md is copied along.
 """
 

@@ -6,7 +6,7 @@
 The source distribution holds 10605 sentences from rottentomatoes.com, after Pang & Lee (2004), each with the mean
 rating of about 20 people from -4 to 4 (Hutto & Gilbert, ICWSM 2014). Sentences rated between -1 and 1 are left out.
 
-Licence: the package is MIT, which covers the ratings; the sentences belong to the reviews' authors. Do not
+License: the package is MIT, which covers the ratings; the sentences belong to the reviews' authors. Do not
 redistribute them or the files written here; publish results and models.
 """
 

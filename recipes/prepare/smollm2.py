@@ -7,7 +7,7 @@ The package holds the model as a 4-bit GGUF file. Transformers reads it, but ref
 the weights go once through a model of the same configuration that was never quantized. They keep the rounding of the
 4 bits: expect results slightly worse than those of the original.
 
-Licence: Apache-2.0 (Hugging Face), for the model and the package. What is written here may be published under
+License: Apache-2.0 (Hugging Face), for the model and the package. What is written here may be published under
 Apache-2.0, with a notice of its origin and of the changes.
 """
 

@@ -6,7 +6,7 @@
 A text is the subject (left encoded where it is) and the body, without attachments and HTML tags. Mails of one list or
 campaign resemble each other and may be in both parts; identical ones are not. Very long texts are cut.
 
-Licence: data PDDL 1.0 and CC0 1.0 as packaged (SpamAssassin's public corpus). The mails hold names and addresses of
+License: data PDDL 1.0 and CC0 1.0 as packaged (SpamAssassin's public corpus). The mails hold names and addresses of
 real people all the same: publish results and models rather than the files written here.
 """
 

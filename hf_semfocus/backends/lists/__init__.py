@@ -4,7 +4,7 @@
     attend  over the lists, with the bias at them, by the kernels' ``attend``
     fill    the few rows that keep every key, by the formula
 
-A set of kernels is a folder below this one, of which a line in :data:`hf_semfocus.backends.BACKENDS` makes a back end.
+A set of kernels is a folder below this one, of which a line in :data:`hf_semfocus.backends.BACKENDS` makes a backend.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Kernels(Protocol):
 
 
 class OverLists:
-    """The back end that a set of kernels makes."""
+    """The backend that a set of kernels makes."""
 
     def __init__(self, kernels: Kernels):
         self.kernels = kernels

@@ -1,4 +1,4 @@
-"""Lists of keys: the columns every query keeps, from which sparse back ends work in O(n k).
+"""Lists of keys: the columns every query keeps, from which sparse backends work in O(n k).
 
 A list is an integer tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer than
 ``slots`` keys; batch and heads are 1 where all share it. Static patterns make their lists from the positions within

@@ -1,1 +1,1 @@
-"""Where text comes from: what the package ships, files, and data sets of the Hugging Face Hub."""
+"""Where text comes from: what the package ships, files, and datasets of the Hugging Face Hub."""

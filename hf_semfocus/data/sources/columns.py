@@ -1,4 +1,4 @@
-"""Which columns of labelled data hold the texts, and which the labels."""
+"""Which columns of labeled data hold the texts, and which the labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datasets import Dataset, Value
 
 TEXTS = {"sequence": ("text", "sentence"), "token": ("tokens", "words")}
-"""By kind of labelled data, the columns of texts by default: the first of them that there is."""
+"""By kind of labeled data, the columns of texts by default: the first of them that there is."""
 LABELS = {"sequence": ("label", "labels"), "token": ("ner_tags", "tags", "pos_tags", "labels")}
 """The columns of labels, likewise."""
 
@@ -16,7 +16,7 @@ def find_label(name: str, split: Dataset, kind: str, wanted: str | None) -> str:
     """The column of labels: ``wanted``, or the default of the kind.
 
     Raises:
-        ValueError: the data set ``name`` has no such column.
+        ValueError: the dataset ``name`` has no such column.
     """
     wanted = wanted or next((column for column in LABELS[kind] if column in split.column_names), LABELS[kind][0])
     if wanted not in split.column_names:
@@ -38,7 +38,7 @@ def find_texts(name: str, split: Dataset, kind: str, wanted: str | Sequence[str]
     """The column of texts, or both of pairs: ``wanted``, or the default of the kind; never the column ``label``.
 
     Raises:
-        ValueError: the data set ``name`` has no such column, or not one or two are wanted.
+        ValueError: the dataset ``name`` has no such column, or not one or two are wanted.
     """
     others = [column for column in split.column_names if column != label]
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Documents to train a language model on: the text this package ships, files, or a data set of the Hugging Face Hub.
+"""Documents to train a language model on: the text this package ships, files, or a dataset of the Hugging Face Hub.
 
     documents = load_text("embedded", "train")
     documents = load_text("notes/", "validation", sample_by="paragraph")
@@ -38,11 +38,11 @@ def load_text(
 
     Args:
         dataset: "embedded"; a file (.txt, .json, .jsonl, .csv or .parquet, also compressed) or a folder of files of
-            one kind; or else the name of a data set on the Hub. No code of a data set is ever run.
+            one kind; or else the name of a dataset on the Hub. No code of a dataset is ever run.
         split: "train" or "validation". Where there is no validation split, the last documents of the training split
             are it, and are left out of "train".
         text_column: column that holds the text; "text" by default, or the only column.
-        config: which configuration of a data set on the Hub.
+        config: which configuration of a dataset on the Hub.
         streaming: read documents as they are needed instead of copying all of them to the cache first. Where the
             last documents are held out and nothing tells how many there are, this reads the data once to count.
         validation_fraction: share of the documents that is held out, at least one document.
@@ -100,7 +100,7 @@ def _hold_out(name: str, documents: Documents, split: str, fraction: float) -> D
             f"dataset={name!r} has {count} documents and no validation split; expected more of them, to hold "
             f"{held_out} out (of a .txt file, sample_by='paragraph' or 'line' makes many)"
         )
-    # take and skip mean the same on both kinds of data sets
+    # take and skip mean the same on both kinds of datasets
     return documents.take(count - held_out) if split == "train" else documents.skip(count - held_out)
 
 

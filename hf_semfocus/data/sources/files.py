@@ -20,7 +20,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name that is neither a file nor a folder was meant as one, not as a data set on the Hub."""
+    """Whether a name that is neither a file nor a folder was meant as one, not as a dataset on the Hub."""
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or kind_of(Path(name)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Classes of labelled data: their names, found in the training data, and the number of every label.
+"""Classes of labeled data: their names, found in the training data, and the number of every label.
 
 A label is a string, a boolean, or an integer, which a file may also hold as a float without a fraction.
 """

@@ -1,4 +1,4 @@
-"""Places in the files of a data set, as an editor shows them, and what keeps a file from being read."""
+"""Places in the files of a dataset, as an editor shows them, and what keeps a file from being read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .files import find, shown
 
 
 def is_csv(dataset: str) -> bool:
-    """Whether a data set is read from .csv files."""
+    """Whether a dataset is read from .csv files."""
     path = Path(dataset).expanduser()
     return path.exists() and find(path)[0] == "csv"
 
@@ -26,7 +26,7 @@ def place(dataset: str, split: str, row: int) -> str:
     """Where row number ``row`` of a split, counted from 0, stands: "line 2 of reviews.csv".
 
     Lines, rows and records are counted from 1; the first line of a .csv file is its header. Only the split is named
-    of a data set on the Hub.
+    of a dataset on the Hub.
     """
     path, left = Path(dataset).expanduser(), row
     kind, files = find(path) if path.exists() else (None, {})
@@ -39,7 +39,7 @@ def place(dataset: str, split: str, row: int) -> str:
 
 
 def fault(dataset: str) -> str | None:
-    """Why a file of a data set cannot be read, with the cure; None if nothing is found.
+    """Why a file of a dataset cannot be read, with the cure; None if nothing is found.
 
     It finds bytes that are not UTF-8, .csv files without a row below the header, and lines that are not JSON.
     """

@@ -1,4 +1,4 @@
-"""Reading files, or a data set of the Hugging Face Hub, split by split, with errors of one line."""
+"""Reading files, or a dataset of the Hugging Face Hub, split by split, with errors of one line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LOADERS = {"json": {"encoding": "utf-8-sig"}}
 def read_splits(
     name: str, config: str | None = None, streaming: bool = False, options: dict[str, dict[str, Any]] | None = None
 ) -> dict[str, Dataset] | dict[str, IterableDataset]:
-    """Open every split of a file, a folder or a data set on the Hub, of which no code is ever run.
+    """Open every split of a file, a folder or a dataset on the Hub, of which no code is ever run.
 
     Args:
         name: an existing file or folder, or else a name on the Hub.
-        config: which configuration of a data set on the Hub.
+        config: which configuration of a dataset on the Hub.
         streaming: give an ``IterableDataset`` for every split, which is read as it is needed.
         options: by loader of ``datasets`` ("csv", "text", ...), what it is told about files.
 

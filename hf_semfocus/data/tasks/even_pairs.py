@@ -1,4 +1,4 @@
-"""Even pairs: is the number of unequal neighbours odd? Regular; from the Chomsky hierarchy benchmark
+"""Even pairs: is the number of unequal neighbors odd? Regular; from the Chomsky hierarchy benchmark
 (arXiv 2207.02098).
 """
 
@@ -22,7 +22,7 @@ class EvenPairs(Task):
     epochs = 100
 
     def generate(self, rng: np.random.Generator, size: int) -> tuple[list[list[int]], list[int]]:
-        """Count the unequal neighbours."""
+        """Count the unequal neighbors."""
         bits = rng.integers(0, 2, (size, self.max_length))
         unequal = bits[:, 1:] != bits[:, :-1]
         return bits.tolist(), (unequal.sum(axis=1) % 2).tolist()

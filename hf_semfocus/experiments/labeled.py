@@ -1,4 +1,4 @@
-"""Fine-tuning a checkpoint on labelled texts: a class per text or pair of texts, or a class per word."""
+"""Fine-tuning a checkpoint on labeled texts: a class per text or pair of texts, or a class per word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .. import kinds
 from ..console import check_at_least, option
-from ..data import LabelledRows, TaggedRows, load_labelled, load_tokenizer
+from ..data import LabeledRows, TaggedRows, load_labeled, load_tokenizer
 from ..data.tokenized import TokenizedRows
 from ..kinds import Kind
 from ..metrics import OF_CLASSES
@@ -22,7 +22,7 @@ from ..models import PRESETS, Sizes, build_model
 from ..models.checkpoints import checkpoint_config, positions_of
 from .base import ADAMW, Experiment, title
 
-ROWS = {"classification": LabelledRows, "token_classification": TaggedRows}
+ROWS = {"classification": LabeledRows, "token_classification": TaggedRows}
 """Rows of a kind of model."""
 ATTENTIONS = ("sdpa", "topk_sparse:k=8", "banded_sparse:window=16")
 DEFAULTS = {
@@ -40,16 +40,16 @@ ON_THE_HUB = {"gpt2": "openai-community/gpt2", "bert": "google-bert/bert-base-un
 
 @dataclass
 class Examples:
-    """Which texts a checkpoint is fine-tuned on, and how they become tokens; see :func:`load_labelled`.
+    """Which texts a checkpoint is fine-tuned on, and how they become tokens; see :func:`load_labeled`.
 
     Sizes are of random examples, the same for every seed.
 
     Raises:
-        ValueError: no data set, or a size below 1.
+        ValueError: no dataset, or a size below 1.
     """
 
     dataset: str | None = option(None, "a file or folder (.json, .csv, .parquet; clm: also .txt), or a Hub name")
-    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    dataset_config: str | None = option(None, "configuration of a dataset on the Hub")
     text_columns: list[str] = option([], "column of the text, two for pairs; found by name by default")  # noqa: RUF009
     label_column: str | None = option(None, "column of the classes; found by name by default")
     validation_fraction: float | None = option(None, "share held out where there is no validation split")
@@ -65,7 +65,7 @@ class Examples:
             check_at_least(name, getattr(self, name), 1)
 
 
-def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples) -> Experiment:
+def labeled(accelerator: Accelerator, task: str, model: str, examples: Examples) -> Experiment:
     """Fine-tune a checkpoint as a classifier; the data's classes are in the configuration of what is saved.
 
     Args:
@@ -84,7 +84,7 @@ def labelled(accelerator: Accelerator, task: str, model: str, examples: Examples
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     with accelerator.local_main_process_first():
-        data = load_labelled(
+        data = load_labeled(
             examples.dataset,
             kind=task,
             text_columns=examples.text_columns or None,

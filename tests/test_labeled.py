@@ -1,4 +1,4 @@
-"""Labelled texts: what is read, what is refused, and rows against tokens and labels laid out by hand."""
+"""Labeled texts: what is read, what is refused, and rows against tokens and labels laid out by hand."""
 
 import gzip
 import itertools
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForTokenClassification, BertTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from hf_semfocus.data import LabelledRows, TaggedRows, load_labelled, train_tokenizer
+from hf_semfocus.data import LabeledRows, TaggedRows, load_labeled, train_tokenizer
 from hf_semfocus.training import token_classification
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "##cc", "é", "中", "!"]
@@ -72,9 +72,9 @@ def write(folder, records, name="data.jsonl"):
 def load(records, folder, validation=None, **options):
     """Load records as a file, or as a folder of two splits."""
     if validation is None:
-        return load_labelled(write(folder, records), **options)
+        return load_labeled(write(folder, records), **options)
     write(folder, records, "train.jsonl"), write(folder, validation, "validation.jsonl")
-    return load_labelled(str(folder), **options)
+    return load_labeled(str(folder), **options)
 
 
 def reviews(count):
@@ -113,7 +113,7 @@ def test_class_labels_keep_their_names(monkeypatch):
     features = Features(sentence=Value("string"), label=ClassLabel(names=names), idx=Value("int32"))
     split = Dataset.from_dict(rows, features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: DatasetDict(train=split, validation=split))
-    data = load_labelled("someone/reviews")
+    data = load_labeled("someone/reviews")
     assert data.label_names == names
     assert data.train[:] == {"text": ["a", "b"], "label": [2, 0]}
     words = Dataset.from_dict(
@@ -121,8 +121,8 @@ def test_class_labels_keep_their_names(monkeypatch):
         Features(words=List(Value("string")), pos_tags=List(Value("int64")), ner_tags=List(ClassLabel(names=names))),
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: DatasetDict(train=words, validation=words))
-    assert load_labelled("someone/words", kind="token").train[:] == {"words": [["a", "b"]], "labels": [[2, 2]]}
-    other = load_labelled("someone/words", kind="token", label_column="pos_tags")
+    assert load_labeled("someone/words", kind="token").train[:] == {"words": [["a", "b"]], "labels": [[2, 2]]}
+    other = load_labeled("someone/words", kind="token", label_column="pos_tags")
     assert (other.label_names, other.train["labels"][:]) == (["0", "1"], [[0, 1]])
 
 
@@ -185,7 +185,7 @@ def test_class_labels_that_are_missing(monkeypatch):
     split = Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: DatasetDict(train=split))
     with pytest.raises(ValueError, match=r"label -1 in row 2 of 'train'; expected one of the 2 classes .*, 'n', 'y'"):
-        load_labelled("someone/test-set")
+        load_labeled("someone/test-set")
 
 
 # Files, columns, splits
@@ -200,7 +200,7 @@ def test_kinds_of_files(kind, tmp_path):
         table.to_parquet(path)
     else:
         write(tmp_path, reviews(20), path.name)
-    data = load_labelled(str(path))
+    data = load_labeled(str(path))
     assert (data.kind, data.label_names) == ("sequence", ["bad", "good"])
     rows = [*data.train, *data.validation]
     expected = [{"text": r["text"], "label": int(r["label"] == "good")} for r in reviews(20)]
@@ -210,20 +210,20 @@ def test_kinds_of_files(kind, tmp_path):
 def test_cells_of_a_csv_file_are_what_they_say(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("text,label\nNA,None\n,null\nnan,None\nx,null\n")
-    data = load_labelled(str(path))
+    data = load_labeled(str(path))
     assert data.label_names == ["None", "null"]
     rows = {(r["text"], r["label"]) for r in [*data.train, *data.validation]}
     assert rows == {("NA", 0), ("", 1), ("nan", 0), ("x", 1)}
     path.write_text("text,label\na,1\nb,\nc,0\n")
     with pytest.raises(ValueError, match=r"label '' in line 3 of data\.csv"):
-        load_labelled(str(path))
+        load_labeled(str(path))
 
 
 def test_numbers_in_a_csv_file(tmp_path):
     """Labels that look like numbers are integers, whatever the order of the files and their spelling; texts never."""
     (tmp_path / "train.csv").write_text("text,label\n1,10\n2, 2\n3,007\n4,2.0\n")
     (tmp_path / "validation.csv").write_text("text,label\n5,7\n")
-    data = load_labelled(str(tmp_path))
+    data = load_labeled(str(tmp_path))
     assert data.label_names == [str(number) for number in range(11)]
     assert data.train[:] == {"text": ["1", "2", "3", "4"], "label": [10, 2, 7, 2]}
     assert data.validation[:] == {"text": ["5"], "label": [7]}
@@ -240,7 +240,7 @@ def test_numbers_in_a_csv_file(tmp_path):
 def test_truth_and_text_in_a_csv_file(cells, names, numbers, tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *(f"x,{cell}" for cell in cells)]))
-    data = load_labelled(str(tmp_path))
+    data = load_labeled(str(tmp_path))
     assert (data.label_names, data.train["label"][:], data.validation["label"][:]) == (names, numbers, numbers)
 
 
@@ -305,7 +305,7 @@ def test_faults_are_found_where_a_person_finds_them(case, tmp_path, capfd):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     dataset = str(tmp_path if len(files) > 1 else tmp_path / name)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load_labelled(dataset)
+        load_labeled(dataset)
     assert str(caught.value).startswith(f"dataset={dataset!r}")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
@@ -314,7 +314,7 @@ def test_faults_are_found_where_a_person_finds_them(case, tmp_path, capfd):
 def test_rows_of_parquet_are_counted_from_one(tmp_path):
     Dataset.from_dict({"text": ["x", "y", "z"], "label": ["a", "b", ""]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"label '' in row 3 of a\.parquet"):
-        load_labelled(str(tmp_path / "a.parquet"))
+        load_labeled(str(tmp_path / "a.parquet"))
 
 
 COLUMNS = {
@@ -423,7 +423,7 @@ def test_tags_that_are_refused(case, tmp_path):
 def test_words_of_a_csv_file_are_no_lists(tmp_path):
     (tmp_path / "data.csv").write_text("tokens,tags\nx y,a b\n")
     with pytest.raises(ValueError, match=r"tokens 'x y' in line 2 of data\.csv; expected a list of words"):
-        load_labelled(str(tmp_path / "data.csv"), kind="token")
+        load_labeled(str(tmp_path / "data.csv"), kind="token")
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_words_of_a_csv_file_are_no_lists(tmp_path):
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        load_labelled(**{"dataset": "x.csv", **options})
+        load_labeled(**{"dataset": "x.csv", **options})
 
 
 def test_a_validation_split_without_rows_or_columns(monkeypatch):
@@ -451,7 +451,7 @@ def test_a_validation_split_without_rows_or_columns(monkeypatch):
         splits = DatasetDict(train=train, validation=validation)
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, splits=splits, **k: splits)
         with pytest.raises(ValueError, match=message):
-            load_labelled("someone/odd")
+            load_labeled("someone/odd")
 
 
 # What is held out
@@ -469,7 +469,7 @@ def test_random_rows_are_held_out(count, fraction, held_out, tmp_path):
 
 def test_both_classes_of_a_sorted_file_are_held_out_and_seeds_differ(tmp_path):
     path = write(tmp_path, reviews(200))
-    parts = [load_labelled(path, seed=seed).validation for seed in (0, 0, 1)]
+    parts = [load_labeled(path, seed=seed).validation for seed in (0, 0, 1)]
     assert parts[0][:] == parts[1][:] != parts[2][:]
     assert 3 <= sum(parts[0]["label"]) <= 17
 
@@ -500,7 +500,7 @@ def pieces(tokenizer, text):
 
 
 def test_texts_are_tokenized_and_padded_as_by_hand(bert):
-    rows = LabelledRows(texts(TEXTS), bert)
+    rows = LabeledRows(texts(TEXTS), bert)
     expected = [[CLS, *pieces(bert, text), SEP] for text in TEXTS]
     assert rows.longest == max(map(len, expected)) == 2 + 4 + 5
     assert (len(rows), rows.truncated, rows.units(np.arange(5))) == (len(TEXTS), 0, 5)
@@ -524,7 +524,7 @@ def test_texts_are_tokenized_and_padded_as_by_hand(bert):
 def test_padding_is_on_the_right_whatever_the_tokenizer_does(side, gpt2):
     before = gpt2.padding_side
     gpt2.padding_side = side
-    batch = LabelledRows(texts(["hello world", "a"]), gpt2).batch(np.arange(2), np.arange(2))
+    batch = LabeledRows(texts(["hello world", "a"]), gpt2).batch(np.arange(2), np.arange(2))
     gpt2.padding_side = before
     assert batch["attention_mask"][1].tolist() == sorted(batch["attention_mask"][1].tolist(), reverse=True)
     assert (batch["input_ids"][1, 1:] == gpt2.pad_token_id).all()
@@ -532,7 +532,7 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_does(side, gpt2):
 
 
 def test_pairs_are_separated_and_told_apart(bert):
-    rows = LabelledRows(texts(["a b", ""], pairs=["c", "a"]), bert)
+    rows = LabeledRows(texts(["a b", ""], pairs=["c", "a"]), bert)
     batch = rows.batch(np.arange(2), np.arange(2))
     a, b, c = (VOCABULARY.index(letter) for letter in "abc")
     assert batch["input_ids"].tolist() == [[CLS, a, b, SEP, c, SEP], [CLS, SEP, a, SEP, PAD, PAD]]
@@ -541,9 +541,9 @@ def test_pairs_are_separated_and_told_apart(bert):
 
 @pytest.mark.parametrize("max_length", [3, 5, 11, 100])
 def test_long_texts_are_cut_and_counted(max_length, bert):
-    rows = LabelledRows(texts(TEXTS), bert, max_length=max_length)
+    rows = LabeledRows(texts(TEXTS), bert, max_length=max_length)
     expected = [[CLS, *pieces(bert, text)[: max_length - 2], SEP] for text in TEXTS]
-    full = LabelledRows(texts(TEXTS), bert)
+    full = LabeledRows(texts(TEXTS), bert)
     assert rows.truncated == (full.lengths > max_length).sum()
     assert rows.longest == max(map(len, expected)) <= max_length
     assert rows.lengths.tolist() == list(map(len, expected))
@@ -552,14 +552,14 @@ def test_long_texts_are_cut_and_counted(max_length, bert):
 
 
 def test_the_longer_text_of_a_pair_is_cut(bert):
-    rows = LabelledRows(texts(["a " * 9], pairs=["b b"]), bert, max_length=8)
+    rows = LabeledRows(texts(["a " * 9], pairs=["b b"]), bert, max_length=8)
     a, b = VOCABULARY.index("a"), VOCABULARY.index("b")
     assert rows.batch(np.arange(1), np.arange(1))["input_ids"].tolist() == [[CLS, a, a, a, SEP, b, b, SEP]]
 
 
 def test_thousands_of_texts_keep_their_order(bert):
     lines = [" ".join("abc"[(i >> j) % 3] for j in range(1 + i % 5)) for i in range(2500)]
-    rows = LabelledRows(texts(lines), bert, max_length=5)
+    rows = LabeledRows(texts(lines), bert, max_length=5)
     assert rows.truncated == sum(len(line.split()) > 3 for line in lines)
     for i in (0, 1023, 1024, 1025, 2047, 2048, 2499):
         ids = rows.batch(np.array([i]), np.array([i]))["input_ids"][0].tolist()
@@ -570,17 +570,17 @@ def test_long_texts_make_no_noise(bert, caplog):
     bert.model_max_length, before = 4, bert.model_max_length
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert LabelledRows(texts(TEXTS), bert).longest == 11
+        assert LabeledRows(texts(TEXTS), bert).longest == 11
     bert.model_max_length = before
     assert not caplog.records
 
 
 def test_tokenizers_written_in_python_and_padding_with_the_end(bert):
-    rows = LabelledRows(texts(["x y x", "y"], pairs=["y", "y"]), Slow(eos_token="<s>"), max_length=3)
+    rows = LabeledRows(texts(["x y x", "y"], pairs=["y", "y"]), Slow(eos_token="<s>"), max_length=3)
     assert rows.batch(np.arange(2), np.arange(2))["input_ids"].tolist() == [[1, 2, 2], [2, 2, 0]]
     assert rows.truncated == 1
     with pytest.raises(ValueError, match="Slow has no pad_token and no eos_token; expected one to pad with"):
-        LabelledRows(texts(["x"]), Slow())
+        LabeledRows(texts(["x"]), Slow())
     tagged = Dataset.from_dict({"words": [["x"]], "labels": [[0]]})
     with pytest.raises(ValueError, match="Slow cannot say which word a token is of; expected a fast tokenizer"):
         TaggedRows(tagged, Slow(eos_token="<s>"))
@@ -588,15 +588,15 @@ def test_tokenizers_written_in_python_and_padding_with_the_end(bert):
 
 def test_rows_that_cannot_be(bert, gpt2):
     with pytest.raises(ValueError, match="there are 0 examples; expected at least one"):
-        LabelledRows(texts([]), bert)
+        LabeledRows(texts([]), bert)
     with pytest.raises(ValueError, match=r"example 2, \{.*'text': ''.*\}, has no tokens; expected at least one"):
-        LabelledRows(texts(["a", "", ""]), gpt2)
+        LabeledRows(texts(["a", "", ""]), gpt2)
     for pairs, special in ((None, 2), (["a"], 3)):
         for max_length in (special, 0, -1, 7.5):
             with pytest.raises(
                 ValueError, match=rf"max_length={max_length}; expected an integer above {special}, the"
             ):
-                LabelledRows(texts(["a"], pairs=pairs), bert, max_length=max_length)
+                LabeledRows(texts(["a"], pairs=pairs), bert, max_length=max_length)
 
 
 # Rows of words
@@ -633,7 +633,7 @@ def test_labels_are_at_first_tokens(bert, words, max_length):
     empty = [i for i, (_, labels) in enumerate(expected) if max(labels) < 0]
     if empty:
         with pytest.raises(
-            ValueError, match=rf"example {empty[0] + 1}, words \[.*\], has no labelled token; expected at"
+            ValueError, match=rf"example {empty[0] + 1}, words \[.*\], has no labeled token; expected at"
         ):
             TaggedRows(data, bert, max_length)
         return

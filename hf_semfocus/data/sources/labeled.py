@@ -1,8 +1,8 @@
-"""Texts with a label each, or with a label for every word: files, or a data set of the Hugging Face Hub.
+"""Texts with a label each, or with a label for every word: files, or a dataset of the Hugging Face Hub.
 
-    data = load_labelled("reviews.csv")
-    data = load_labelled("nyu-mll/glue", config="rte", text_columns=["sentence1", "sentence2"])
-    data = load_labelled("names.jsonl", kind="token")
+    data = load_labeled("reviews.csv")
+    data = load_labeled("nyu-mll/glue", config="rte", text_columns=["sentence1", "sentence2"])
+    data = load_labeled("names.jsonl", kind="token")
     data.train, data.validation, data.label_names
 
 Whatever the source calls its columns and its classes, what comes out has the same columns and classes as integers.
@@ -33,8 +33,8 @@ _STREAM = 0x6C6162
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Labelled data in two splits.
+class Labeled:
+    """Labeled data in two splits.
 
     Attributes:
         train, validation: of kind "sequence", columns "text", for pairs "text_pair", and "label"; of kind "token",
@@ -57,7 +57,7 @@ class Labelled:
         return f"{len(each)} classes: {few(each)}"
 
 
-def load_labelled(
+def load_labeled(
     dataset: str,
     *,
     kind: Literal["sequence", "token"] = "sequence",
@@ -66,12 +66,12 @@ def load_labelled(
     config: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
-) -> Labelled:
-    """Load both splits of a labelled data set into memory.
+) -> Labeled:
+    """Load both splits of a labeled dataset into memory.
 
     Args:
         dataset: a file (.json, .jsonl, .csv or .parquet, also compressed) or a folder of files of one kind; or else
-            the name of a data set on the Hub. No code of a data set is ever run. Every cell of a .csv file is taken
+            the name of a dataset on the Hub. No code of a dataset is ever run. Every cell of a .csv file is taken
             as it is: "NA" and "None" are text. Labels there are integers where all of them look like numbers.
         kind: "sequence" for a label per text or pair of texts, "token" for a label per word.
         text_columns: the column of texts, or two columns for pairs; by default "text" or "sentence" or the only
@@ -79,7 +79,7 @@ def load_labelled(
         label_column: column of classes, by default "label" or "labels"; of kind "token", the column of lists of
             classes, by default "ner_tags", "tags", "pos_tags" or "labels". Classes are strings, integers (all from 0
             to the largest of the training split are classes), booleans or a ``ClassLabel``.
-        config: which configuration of a data set on the Hub.
+        config: which configuration of a dataset on the Hub.
         validation_fraction: share of the training rows, at least one, that is held out where there is no validation
             split: random ones, because files are often sorted by label. Classes are those of all training rows.
         seed: which rows are held out; a non-negative integer.
@@ -113,7 +113,7 @@ def load_labelled(
         raise ValueError(f"dataset={dataset!r}, columns {[*texts, label]}: {error}") from error
     if "validation" not in made:
         made = _hold_out(dataset, made["train"], validation_fraction, seed)
-    return Labelled(made["train"], made["validation"], classes.names, kind)
+    return Labeled(made["train"], made["validation"], classes.names, kind)
 
 
 def _read(split: str, rows: Dataset, kind: str, texts: list[str], label: str, where: Where) -> list[list[Any]]:
