@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # these need datasets and evaluate, which take seconds to import and which attention does without
-_LATER = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
+_LAZY = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
     "FocusLogger": "training",
@@ -47,11 +47,11 @@ adapters.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    part = import_module(f"{__name__}.{_LATER[name]}")
+    part = import_module(f"{__name__}.{_LAZY[name]}")
     return part if part.__name__.endswith(f".{name}") else getattr(part, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LATER])
+    return sorted([*__all__, *_LAZY])

@@ -294,7 +294,7 @@ def test_a_set_of_kernels_is_two_functions_and_its_limits(monkeypatch):
     kernels = ModuleType("plain")
     kernels.LIMITS = backends.Limits(keeps="lists", devices=("cpu",), softcap=False, sinks=False, dropout=False)
     kernels.COMPILED, kernels.UPCAST, kernels.select, kernels.attend = False, True, None, attend
-    monkeypatch.setitem(BACKENDS, "plain", backends.OverLists(kernels))
+    monkeypatch.setitem(BACKENDS, "plain", backends.ListBackend(kernels))
     q, k, v = torch.randn(3, 2, 2, 75, 8)
     bias = torch.randn(75, 75).masked_fill(~padding(), -torch.inf)
     for spec in (*STATIC, "topk_sparse:k=4", "random_sparse:k=4"):

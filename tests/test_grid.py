@@ -160,7 +160,7 @@ def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_pa
     [failure] = run(wanted, tmp_path / "out", Results(tmp_path / "kept"), training, retries=2)
     assert failure.name == wanted[0].name
     assert failure.status == 1
-    assert failure.said == "seed 13 brings bad luck"
+    assert failure.last_lines == "seed 13 brings bad luck"
     assert starts(tmp_path / "out", wanted[0]) == 3
     assert wanted[1] in Results(tmp_path / "kept")
 

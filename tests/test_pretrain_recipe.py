@@ -262,7 +262,7 @@ def test_nothing_to_draw_is_an_error(tmp_path):
 
 def test_report_of_runs_that_all_diverged(tmp_path):
     diverged = {"run": "a/0", "attention": "a", "seed": 0, "status": "diverged", "reached": None}
-    printed = report.publish(tmp_path, "Title", [diverged], [{"kind": "diverged"}], {"target_accuracy": 0.95})
+    printed = report.write_report(tmp_path, "Title", [diverged], [{"kind": "diverged"}], {"target_accuracy": 0.95})
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# Title\n")
     assert "- a/0 diverged" in text

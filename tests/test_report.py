@@ -114,7 +114,7 @@ def test_conclusion(case):
 
 def test_report_and_print_end_with_the_conclusion(tmp_path):
     results = [{**run, "status": "finished"} for run in [*runs(FULL, None), *runs(TOPK, 5)]]
-    printed = report.publish(tmp_path, "Title", results, [], TARGET)
+    printed = report.write_report(tmp_path, "Title", results, [], TARGET)
     text = (tmp_path / "report.md").read_text()
     said = conclusion(results, TARGET)
     assert f"## Conclusion\n\n{said}\n\n" in text
@@ -127,12 +127,12 @@ def sessions(result, *places):
 
 def test_a_report_says_where_every_run_ran_and_what_was_resumed(tmp_path):
     [full], [topk] = runs(FULL, None), runs(TOPK, 5)
-    report.publish(tmp_path, "Title", [sessions(full, (0, "A")), sessions(topk, (0, "A"))], [], TARGET)
+    report.write_report(tmp_path, "Title", [sessions(full, (0, "A")), sessions(topk, (0, "A"))], [], TARGET)
     text = (tmp_path / "report.md").read_text()
     assert "\n\nRan on A.\n\n" in text
     assert "Resumed" not in text
     results = [sessions(full, (0, "A")), sessions(topk, (0, "A"), (100, "B"), (150, "A"))]
-    printed = report.publish(tmp_path, "Title", results, [], TARGET)
+    printed = report.write_report(tmp_path, "Title", results, [], TARGET)
     text = (tmp_path / "report.md").read_text()
     resumed = "Resumed from a checkpoint: topk_sparse:k=5/0 at step 100, topk_sparse:k=5/0 at step 150. "
     assert resumed in text
@@ -144,6 +144,6 @@ def test_a_report_says_where_every_run_ran_and_what_was_resumed(tmp_path):
 
 def test_runs_of_before_sessions_were_recorded(tmp_path):
     [full], [topk] = runs(FULL, None), runs(TOPK, 5)
-    report.publish(tmp_path, "Title", [{**full, "status": "finished"}, sessions(topk, (0, "A"))], [], TARGET)
+    report.write_report(tmp_path, "Title", [{**full, "status": "finished"}, sessions(topk, (0, "A"))], [], TARGET)
     text = (tmp_path / "report.md").read_text()
     assert "\n- a machine that was not recorded: sdpa/0\n- A: topk_sparse:k=5/0\n" in text

@@ -172,7 +172,7 @@ def test_the_reports_section(tmp_path):
         for name in (FULL, TOPK)
         for seed in range(3)
     ]
-    report.publish(tmp_path, "Title", results, lines, {"target_accuracy": 0.95})
+    report.write_report(tmp_path, "Title", results, lines, {"target_accuracy": 0.95})
     text = (tmp_path / "report.md").read_text()
     assert f"## Over seeds\n\n{section(lines, TARGET, FULL)}\n\n" in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.count("|") == 10]
@@ -181,7 +181,7 @@ def test_the_reports_section(tmp_path):
     assert "| sdpa            | 1 of 3" in text
     assert "more than 2" in text
     assert "Too few pairs decide for a p below 0.05, whatever they show: the smallest possible is 0.5." in text
-    report.publish(tmp_path, "Title", results[::3], lines, {"target_accuracy": 0.95})
+    report.write_report(tmp_path, "Title", results[::3], lines, {"target_accuracy": 0.95})
     assert "Over seeds" not in (tmp_path / "report.md").read_text()
 
 
@@ -191,6 +191,6 @@ def test_without_scipy_the_report_says_so(tmp_path, monkeypatch):
     results = [
         {"run": str(seed), "attention": FULL, "seed": seed, "status": "finished", "reached": None} for seed in (0, 1)
     ]
-    report.publish(tmp_path, "Title", results, lines, {"target_accuracy": 0.95})
+    report.write_report(tmp_path, "Title", results, lines, {"target_accuracy": 0.95})
     expected = "## Over seeds\n\nNot computed: statistics over seeds need SciPy; pip install 'hf_semfocus[analysis]'"
     assert expected in (tmp_path / "report.md").read_text()

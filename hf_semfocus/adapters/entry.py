@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
-from ..hf.configs import READ
+from ..hf.configs import LOADED
 from ..hf.settings import DEEPEST, has_ours, is_ours, names_in, resolve
 from ..messages import shown
 
@@ -36,7 +36,7 @@ def entry_of(model: Any) -> dict[str, Any] | None:
     """What an adapter on ``model`` keeps; None where neither model nor checkpoint has any of our attentions."""
     if not isinstance(model, PreTrainedModel):
         return None
-    attention = attention_of(model.config) or (DENSE if hasattr(model.config, READ) else None)
+    attention = attention_of(model.config) or (DENSE if hasattr(model.config, LOADED) else None)
     if attention is None:
         return None
     labels = model.config.id2label

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..hf.configs import READ
-from ..hf.patches import UNASKED
+from ..hf.configs import LOADED
+from ..hf.patches import IMPLICIT
 from ..hf.settings import names_in
 from ..hf.switching import configure
 from ..hf.wrapping import when_imported, wrap
@@ -24,7 +24,7 @@ from .entry import DENSE, ENTRY, FILE, attention_of, checked, entry_of, unnamed
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
-KEPT = "_semfocus_entry"
+ENTRY_ATTRIBUTE = "_semfocus_entry"
 """Attribute of a PEFT configuration that holds the entry of the file it was read from, or written to last."""
 
 
@@ -52,7 +52,7 @@ def save_model(original: Callable[..., Any], self: PreTrainedModel | PeftModel, 
     if (adapters := getattr(self, "peft_config", None)) is not None:
         entry = entry_of(_base(self))
         for config in adapters.values():
-            setattr(config, KEPT, entry)
+            setattr(config, ENTRY_ATTRIBUTE, entry)
     return original(self, *args, **kwargs)
 
 
@@ -70,12 +70,12 @@ def load_into_model(
     return loaded
 
 
-def kept(config: PeftConfig) -> dict[str, Any] | None:
+def stored_entry(config: PeftConfig) -> dict[str, Any] | None:
     """What an adapter keeps of its base model, of its configuration; None for nothing."""
-    return getattr(config, KEPT, None)
+    return getattr(config, ENTRY_ATTRIBUTE, None)
 
 
-def give(model: Any, entry: Mapping[str, Any], where: Any) -> None:
+def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
     """Give a model the attention and the class names of an adapter; warns where it keeps another attention.
 
     Args:
@@ -123,8 +123,8 @@ def _was_chosen(model: PreTrainedModel) -> bool:
     """Whether somebody asked for the attention that the model has, other than in the checkpoint it was loaded from."""
     name = names_in(model.config)
     if name is None:
-        return model.config._attn_implementation != getattr(model, UNASKED, None)
-    return name != getattr(model.config, READ, None)
+        return model.config._attn_implementation != getattr(model, IMPLICIT, None)
+    return name != getattr(model.config, LOADED, None)
 
 
 def _load_into_peft(
@@ -142,19 +142,19 @@ def _restore(model: PreTrainedModel | PeftModel, where: Any, name: str, kwargs: 
         os.path.join(folder, FILE)
     ):  # perhaps weights for an adapter that is there
         config = type(config).from_pretrained(folder)
-    if (entry := kept(config)) is not None:
-        give(_base(model), entry, where or name)
+    if (entry := stored_entry(config)) is not None:
+        apply_entry(_base(model), entry, where or name)
 
 
 def _to_dict(original: Callable[..., dict[str, Any]], self: PeftConfig) -> dict[str, Any]:
-    entry = kept(self)
+    entry = stored_entry(self)
     return original(self) | ({} if entry is None else {ENTRY: entry})
 
 
 def _from_peft_type(original: Callable[..., PeftConfig], cls: type, **kwargs: Any) -> PeftConfig:
     entry = checked(kwargs.pop(ENTRY, None))
     config = original(cls, **kwargs)
-    setattr(config, KEPT, entry)
+    setattr(config, ENTRY_ATTRIBUTE, entry)
     return config
 
 
@@ -167,8 +167,8 @@ def _check_hotswap(original: Callable[..., None], now: PeftConfig, new: PeftConf
         ValueError: names both.
     """
     original(now, new)
-    before, after = ((kept(config) or {}).get("attention", DENSE) for config in (now, new))
-    if hasattr(now, KEPT) and before != after:
+    before, after = ((stored_entry(config) or {}).get("attention", DENSE) for config in (now, new))
+    if hasattr(now, ENTRY_ATTRIBUTE) and before != after:
         raise ValueError(
             f"the adapters were trained with the attentions {before!r} and {after!r}; expected the same to hotswap, "
             "or load_adapter"

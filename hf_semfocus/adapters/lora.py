@@ -41,7 +41,7 @@ def lora_targets(model: PreTrainedModel) -> list[str] | str:
     if family not in known:
         raise ValueError(
             f"no LoRA target modules are known for models of the family {family!r}; expected some of "
-            f"{_kinds(_linear_layers(model))} as --lora_target_modules"
+            f"{_last_names(_linear_layers(model))} as --lora_target_modules"
         )
     return known[family]
 
@@ -111,7 +111,7 @@ def _check_targets(model: PreTrainedModel, targets: list[str], head: list[str]) 
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             raise ValueError(
                 f"target_modules: {target!r} is no linear layer of {type(model).__name__} outside its head; expected "
-                f"some of {_kinds(layers)}"
+                f"some of {_last_names(layers)}"
             )
 
 
@@ -123,5 +123,5 @@ def _linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str
     ]
 
 
-def _kinds(layers: list[str]) -> str:
+def _last_names(layers: list[str]) -> str:
     return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))

@@ -7,7 +7,7 @@ the function once the module is imported.
 from importlib import import_module
 from typing import Any
 
-_LATER = {
+_LAZY = {
     "capture": "capturing",
     "lambda_w": "claims",
     "lambda_x": "claims",
@@ -55,14 +55,14 @@ _LATER = {
 }
 """Public names, and the module that each is in."""
 
-__all__ = sorted(_LATER)
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_LATER)
+    return sorted(_LAZY)

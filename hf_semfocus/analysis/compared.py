@@ -11,9 +11,9 @@ from ..tables import markdown_table
 from .claims import FLOOR, lambda_w, lambda_x
 from .proven import softmax_constant, topk_constant
 
-COLUMNS = (0.75, 0.9, 0.95, 1.0)
+TABLE_QUANTILES = (0.75, 0.9, 0.95, 1.0)
 """Quantiles of the paper's table; of the separation, where small values are the bad ones, it is 1 minus these."""
-QUANTITIES = {"delta_s": "dispersion", "delta_h": "kept_dispersion", "separation": "separation", "beta": "in_degree"}
+SYMBOLS = {"delta_s": "dispersion", "delta_h": "kept_dispersion", "separation": "separation", "beta": "in_degree"}
 """Symbols, and the quantity of a record that each is."""
 
 
@@ -56,7 +56,7 @@ class Condition:
         return self.lambda_x < 1
 
 
-def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = COLUMNS) -> list[Condition]:
+def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = TABLE_QUANTILES) -> list[Condition]:
     """Both conditions of a dense and a sparse model, at every quantile, over all layers and layer by layer.
 
     A column sets quantiles of different distributions beside each other, as the paper does: it is no statement about
@@ -83,12 +83,12 @@ def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = COL
             measured = {}
             for symbol, values in found.items():
                 at = 1 - quantile if symbol == "separation" else quantile
-                key = (layer, QUANTITIES[symbol], round(at, 9))
+                key = (layer, SYMBOLS[symbol], round(at, 9))
                 if key not in values:
                     whose = "dense" if symbol == "delta_s" else "sparse"
                     where = "all layers" if layer is None else f"layer {layer}"
                     raise ValueError(
-                        f"the {whose} record has no quantile {at:g} of {QUANTITIES[symbol]!r} over {where}; expected "
+                        f"the {whose} record has no quantile {at:g} of {SYMBOLS[symbol]!r} over {where}; expected "
                         "one for every layer of either record"
                     )
                 measured[symbol] = values[key]
@@ -104,7 +104,7 @@ def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = COL
 def _values(record: Any) -> dict[tuple[int | None, str, float], float]:
     """Values of the needed quantities by layer, quantity and quantile, heads together."""
     rows: Iterable[Mapping[str, Any]] = record.rows() if hasattr(record, "rows") else record
-    wanted = set(QUANTITIES.values())
+    wanted = set(SYMBOLS.values())
     return {
         (row["layer"], row["quantity"], round(row["quantile"], 9)): float(row["value"])
         for row in rows

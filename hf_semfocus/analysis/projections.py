@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..hf.layers import asks
+from ..hf.layers import uses_interface
 from ..hf.support import UnsupportedModelError
 
 SEPARATE = ("{}_proj", "{}", "{}_lin", "linear_{}", "to_{}")
@@ -84,7 +84,7 @@ def mlp_of(model: nn.Module, path: str) -> Iterator[tuple[str, Tensor]]:
     for name, module in model.get_submodule(block).named_modules(prefix=block):
         if any(name.startswith(f"{above}.") for above in skipped):
             continue
-        if "Attention" in type(module).__name__ or asks(type(module)):
+        if "Attention" in type(module).__name__ or uses_interface(type(module)):
             skipped.append(name)
         elif _is_linear(module):
             skipped.append(name)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..figures import band
 
-Record = Mapping[str, Any]
+LogRecord = Mapping[str, Any]
 UNITS = ("epoch", "step", "seconds")
 """What times are counted in."""
 EVALUATIONS = ("epoch", "eval")
@@ -40,7 +40,7 @@ class Target:
         accuracy = config.get("target_accuracy")
         return cls("train_accuracy", accuracy) if accuracy is not None and accuracy <= 1 else None
 
-    def met(self, record: Record) -> bool:
+    def met(self, record: LogRecord) -> bool:
         """Whether a record reaches it; the training accuracy of a part of an epoch does not count."""
         kinds = ("epoch",) if self.field == "train_accuracy" else EVALUATIONS
         value = record.get(self.field)
@@ -103,13 +103,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} holds a line that is no JSON: {error}") from None
 
 
-def find_runs(records: Iterable[Record], target: Target) -> list[Run]:
+def find_runs(records: Iterable[LogRecord], target: Target) -> list[Run]:
     """The runs of records, in the order in which they come, with when each reached the target.
 
     Raises:
         ValueError: two runs have the same task, attention and seed.
     """
-    grouped: dict[tuple[str, str, int], list[Record]] = {}
+    grouped: dict[tuple[str, str, int], list[LogRecord]] = {}
     for record in records:
         own = grouped.setdefault((record.get("task") or "", record["attention"], record["seed"]), [])
         if own and record["step"] < own[-1]["step"]:
@@ -121,17 +121,17 @@ def find_runs(records: Iterable[Record], target: Target) -> list[Run]:
     return [_run(key, own, target) for key, own in grouped.items()]
 
 
-def _run(key: tuple[str, str, int], records: Sequence[Record], target: Target) -> Run:
+def _run(key: tuple[str, str, int], records: Sequence[LogRecord], target: Target) -> Run:
     first = next((record for record in records if target.met(record)), None)
     diverged = first is None and any(record.get("kind") == "diverged" for record in records)
     return Run(*key, None if first is None else _times(first), _times(records[-1]), diverged)
 
 
-def _times(record: Record) -> dict[str, float]:
+def _times(record: LogRecord) -> dict[str, float]:
     return {unit: record[unit] for unit in UNITS if unit in record}
 
 
-def bands(records: Iterable[Record], x: str, y: str) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+def bands(records: Iterable[LogRecord], x: str, y: str) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Median and quartiles over seeds of ``y`` along ``x``, for every task and attention.
 
     A run that ended early keeps its last value, so that the median is always one over all seeds.
@@ -140,7 +140,7 @@ def bands(records: Iterable[Record], x: str, y: str) -> dict[tuple[str, str], di
         By task ("" where records do not say) and attention: float64 ``x``, ``low``, ``median``, ``high``, all of one
         length.
     """
-    grouped: dict[tuple[str, str], list[Record]] = {}
+    grouped: dict[tuple[str, str], list[LogRecord]] = {}
     for record in records:
         if record.get("kind", "epoch") in EVALUATIONS and x in record and y in record:
             grouped.setdefault((record.get("task") or "", record["attention"]), []).append(record)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..console.display import line, on_terminal
 from ..data.batches import Rows, iterate
 from ..files import write_json
-from ..hf.parameters import own
+from ..hf.parameters import stored_settings
 from ..hf.switching import configurations
 from ..messages import check_integer
 from .directions import moved, random_directions
@@ -140,7 +140,9 @@ def _evaluated(model: nn.Module, attention_dropout: bool) -> Iterator[None]:
 
 def _attention(model: nn.Module) -> list[str]:
     """Names and parameters of the attentions in a model's configurations."""
-    found = [f"{config._attn_implementation} {own(config) or ''}".strip() for config in configurations(model)]
+    found = [
+        f"{config._attn_implementation} {stored_settings(config) or ''}".strip() for config in configurations(model)
+    ]
     return sorted(set(found))
 
 

@@ -12,7 +12,7 @@ from .landscapes import Landscape
 from .slopes import PERCENTILES, lipschitz
 
 LEVELS = 14
-UNITS = {"parameters": "nats / ||Theta - Theta'||", "grid": "nats / step of the grid (official scripts)"}
+SLOPE_UNITS = {"parameters": "nats / ||Theta - Theta'||", "grid": "nats / step of the grid (official scripts)"}
 
 
 def draw_landscapes(landscapes: Mapping[str, Landscape], path: Path) -> None:
@@ -60,8 +60,8 @@ def draw_lipschitz(landscapes: Mapping[str, Landscape], path: Path) -> None:
         ImportError: matplotlib is not installed.
     """
     figure = new_figure(figsize=(11, 5.2))
-    axes = figure.subplots(1, len(UNITS), sharex=True)
-    for axis, (denominator, unit) in zip(axes, UNITS.items(), strict=True):
+    axes = figure.subplots(1, len(SLOPE_UNITS), sharex=True)
+    for axis, (denominator, unit) in zip(axes, SLOPE_UNITS.items(), strict=True):
         for number, (name, each) in enumerate(landscapes.items()):
             rows = [row for row in lipschitz(each) if row["denominator"] == denominator]
             for style, percentile in zip(STYLES, PERCENTILES, strict=True):

@@ -33,7 +33,7 @@ class Positions(NamedTuple):
 
 
 def locate(
-    allowed: Tensor, own: Tensor | None, causal: bool, num_heads: int, layer: int = 0, plain: bool = False
+    allowed: Tensor, own: Tensor | None, causal: bool, num_heads: int, layer: int = 0, unmasked: bool = False
 ) -> Positions:
     """Positions from a mask.
 
@@ -43,10 +43,10 @@ def locate(
         causal: whether no query may see a later key.
         num_heads: number of query heads.
         layer: index of the layer.
-        plain: whether nothing is masked but the future, so that a key's position is its column; saves the ranks.
+        unmasked: whether nothing is masked but the future, so that a key's position is its column; saves the ranks.
     """
     head = torch.arange(num_heads, device=allowed.device).view(1, -1, 1, 1)
-    if plain:
+    if unmasked:
         query = own.view(1, 1, -1, 1)
         key = torch.arange(allowed.shape[-1], device=allowed.device).view(1, 1, 1, -1)
         length = query + 1 if causal else torch.full_like(query, allowed.shape[-1])

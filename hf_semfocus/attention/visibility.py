@@ -69,9 +69,9 @@ class Visibility:
 
     def positions(self, keys: int, heads: int, layer: int) -> Positions:
         """Logical positions of queries and keys."""
-        plain = self.mask is None
-        allowed = self._everything(keys) if plain else self.allowed(keys)
-        return locate(allowed, self.own, self.causal, heads, layer, plain)
+        unmasked = self.mask is None
+        allowed = self._everything(keys) if unmasked else self.allowed(keys)
+        return locate(allowed, self.own, self.causal, heads, layer, unmasked)
 
     def rows(self, start: int, stop: int) -> Visibility:
         """The same for the queries ``start`` to ``stop - 1``."""

@@ -18,7 +18,7 @@ from ..messages import shown
 from ..tables import html_table
 from . import chunked, eager, flex, tracing
 from .limits import Limits, budget
-from .lists import OverLists, gather, native, triton
+from .lists import ListBackend, gather, native, triton
 
 
 class Backend(Protocol):
@@ -34,10 +34,10 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {
-    "native": OverLists(native),
-    "triton": OverLists(triton),
+    "native": ListBackend(native),
+    "triton": ListBackend(triton),
     "flex": flex,
-    "gather": OverLists(gather),
+    "gather": ListBackend(gather),
     "chunked": chunked,
     "eager": eager,
 }
@@ -146,7 +146,7 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
     reason = "the first in this order that can"
     small = batch * heads * queries * keys <= EAGER_SCORES
     for name, backend in BACKENDS.items():
-        over_lists = isinstance(backend, OverLists)
+        over_lists = isinstance(backend, ListBackend)
         compiled = over_lists and backend.compiled
         if (
             (small and not compiled)

@@ -20,8 +20,8 @@ from .steps import measure_step
 from .suites import Suite
 from .timing import FEW, SLOW, clock_of, measure
 
-Result = dict[str, Any]
-Save = Callable[[Result], None]
+Measurements = dict[str, Any]
+Save = Callable[[Measurements], None]
 Progress = Callable[[list[Any], str], Iterable[Any]]
 
 
@@ -52,7 +52,7 @@ def run(
     plan: Plan,
     save: Save = lambda result: None,
     progress: Progress = lambda items, what: items,
-) -> Result:
+) -> Measurements:
     """Measure everything in ``plan``.
 
     Args:
@@ -69,7 +69,7 @@ def run(
     """
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    result: Result = {
+    result: Measurements = {
         "finished": False,
         "environment": environment(plan.device),
         "repeats": plan.repeats,
@@ -98,7 +98,7 @@ def run(
     return result
 
 
-def _check(plan: Plan, device: torch.device, result: Result, progress: Progress) -> dict[Case, str]:
+def _check(plan: Plan, device: torch.device, result: Measurements, progress: Progress) -> dict[Case, str]:
     """Check every backend to be timed; returns the backend of every case that it supports."""
     backends: dict[Case, str] = {}
     checked: dict[str, str] = {}  # a model's case may be one of the others but for its goals
@@ -120,7 +120,7 @@ def _check(plan: Plan, device: torch.device, result: Result, progress: Progress)
     return backends
 
 
-def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torch.device) -> list[Result]:
+def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torch.device) -> list[Measurements]:
     """Time all cases of one shape in the same rounds, full attention once for all of them."""
     inputs = Inputs.of(cases[0], device)
     calls: dict[str, Callable[[], Any]] = {}
@@ -159,7 +159,7 @@ def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torc
 
 
 def _memory(
-    cases: list[Case], backends: dict[Case, str], plan: Plan, result: Result, save: Save, progress: Progress
+    cases: list[Case], backends: dict[Case, str], plan: Plan, result: Measurements, save: Save, progress: Progress
 ) -> None:
     """Measure the peak memory of whoever was timed, each in its own process; full attention once per shape."""
     results = {each["label"]: each for each in result["cases"]}

@@ -10,10 +10,10 @@ from .cases import BELOW_SDPA
 from .contestants import NOTES, OURS, PEERS, SDPA
 from .timing import LEAST_REPEATS
 
-Result = Mapping[str, Any]
+Measurements = Mapping[str, Any]
 
 
-def tables(result: Result) -> str:
+def tables(result: Measurements) -> str:
     """The tables, in Markdown: attention, whole models, and growth with the length.
 
     Args:
@@ -29,7 +29,7 @@ def tables(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-def summary(result: Result) -> str:
+def summary(result: Measurements) -> str:
     """The table for the README, in Markdown: what has a goal, attention first and then whole models."""
     rows = [["case", "attention", "times sdpa's speed", "peak MB (sdpa's)"]]
     for each in result["cases"]:
@@ -43,7 +43,7 @@ def summary(result: Result) -> str:
     return markdown_table(rows)
 
 
-def markdown(result: Result, plot: str | None = None) -> str:
+def markdown(result: Measurements, plot: str | None = None) -> str:
     """The tables with what one needs to judge them: the machine, the method, and what was left out.
 
     Args:
@@ -78,7 +78,7 @@ def markdown(result: Result, plot: str | None = None) -> str:
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def remarks(result: Result) -> list[str]:
+def remarks(result: Measurements) -> list[str]:
     """Contestants that were left out or measured less often, and why."""
     grouped: dict[str, list[str]] = {}
     for each in result["cases"]:
@@ -94,11 +94,11 @@ def _listed(labels: Sequence[str], of: int) -> str:
     return "all cases" if len(labels) == of else "; ".join(labels)
 
 
-def _took_part(result: Result, name: str) -> bool:
+def _took_part(result: Measurements, name: str) -> bool:
     return any(name in each["seconds"] for each in (*result["cases"], *result["steps"]))
 
 
-def _case_rows(cases: Sequence[Result]) -> list[list[str]]:
+def _case_rows(cases: Sequence[Measurements]) -> list[list[str]]:
     peers = [name for name in PEERS if any(name in each["seconds"] for each in cases)]
     header = ["case", "mechanism", "backend", "ours ms", "sdpa ms", "ratio", "goal", "met"]
     header += [f"{name} ms" for name in peers] + ["peak MB", "sdpa's", "goal", "met"]
@@ -114,7 +114,7 @@ def _case_rows(cases: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def _goals(ratios: Result) -> list[str]:
+def _goals(ratios: Measurements) -> list[str]:
     """The goals of a case and which of them are met; other than sdpa's are named, with their ratio."""
     asked = {name: ratio for name, ratio in ratios.items() if "goal" in ratio}
     words = [
@@ -124,14 +124,14 @@ def _goals(ratios: Result) -> list[str]:
     return [", ".join(words) or "-", ", ".join(_met(ratio) for ratio in asked.values()) or "-"]
 
 
-def _memory_goal(each: Result) -> list[str]:
+def _memory_goal(each: Measurements) -> list[str]:
     goal = each.get("memory_goal")
     if not goal:
         return ["-", "-"]
     return [BELOW_SDPA if goal["goal"] == BELOW_SDPA else f"< {goal['goal']:g}", _met(goal)]
 
 
-def _step_rows(steps: Sequence[Result]) -> list[list[str]]:
+def _step_rows(steps: Sequence[Measurements]) -> list[list[str]]:
     rows = [["training step", "mechanism", "ours tokens/s", "sdpa tokens/s", "ratio", "goal", "met", "with"]]
     for each in steps:
         speed = each["tokens_per_second"]
@@ -141,7 +141,7 @@ def _step_rows(steps: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def _scaling_rows(scaling: Sequence[Result]) -> list[list[str]]:
+def _scaling_rows(scaling: Sequence[Measurements]) -> list[list[str]]:
     rows = [["growth with n", "problem", "from n", "to n", "time exponent", "memory exponent"]]
     for name, problem in dict.fromkeys((line["name"], line["problem"]) for line in scaling):
         lines = {line["quantity"]: line for line in scaling if (line["name"], line["problem"]) == (name, problem)}
@@ -151,13 +151,13 @@ def _scaling_rows(scaling: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def _met(judged: Result) -> str:
+def _met(judged: Measurements) -> str:
     return "yes" if judged["met"] else "missed"
 
 
-def _milliseconds(seconds: Result, name: str) -> str:
+def _milliseconds(seconds: Measurements, name: str) -> str:
     return f"{seconds[name]['median'] * 1e3:.4g}" if name in seconds else "-"
 
 
-def _megabytes(memory: Result, name: str) -> str:
+def _megabytes(memory: Measurements, name: str) -> str:
     return f"{memory[name]['megabytes']:.1f}" if "megabytes" in memory.get(name, {}) else "-"

@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
         return []
     failures = run(points, folder, results, _training, options.workers, options.retries)
     for failure in failures:
-        print(f"{failure.name} failed with status {failure.status}:\n{failure.said}", flush=True)
+        print(f"{failure.name} failed with status {failure.status}:\n{failure.last_lines}", flush=True)
     print(f"results: {results.folder / RUNS}", flush=True)
     if failures:
         raise SystemExit(1)

@@ -30,7 +30,7 @@ def one_line_errors(resumes: bool = False) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last checkpoint, if there is one" if resumes else ""
-        say(f"interrupted by Ctrl-C{hint}")
+        print_message(f"interrupted by Ctrl-C{hint}")
         raise SystemExit(exit_status(signal.SIGINT)) from None
     except Exception as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -40,7 +40,7 @@ def one_line_errors(resumes: bool = False) -> Iterator[None]:
             message = f"no space left on the disk ({error}); free some, and --resume goes on from the last checkpoint"
         elif not (ours and isinstance(error, ValueError | OSError | RuntimeError)):
             raise
-        say(f"error: {' '.join(message.split())}")
+        print_message(f"error: {' '.join(message.split())}")
         raise SystemExit(2) from None
 
 
@@ -49,7 +49,7 @@ def program() -> str:
     return Path(sys.argv[0]).name
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
     """Print one line on stderr, and under ``accelerate launch`` how to read what its launcher adds."""
     print(f"{program()}: {message}", file=sys.stderr)
     if LAUNCHED in os.environ:

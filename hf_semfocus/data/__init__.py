@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 # imported when they are first used: most need ``datasets``, which tasks and batches do without
-_LATER = {
+_LAZY = {
     "CausalRows": "packed",
     "Labeled": "sources.labeled",
     "LabeledRows": "tokenized",
@@ -31,14 +31,14 @@ _LATER = {
     "pack": "packing",
     "train_tokenizer": "tokenizer",
 }
-__all__ = list(_LATER)
+__all__ = list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_LATER)
+    return sorted(_LAZY)

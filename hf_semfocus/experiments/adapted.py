@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ..adapters import add_lora, kept, set_attention
+from ..adapters import add_lora, set_attention, stored_entry
 from ..console import option
 from .base import Experiment
 
@@ -44,7 +44,7 @@ def with_lora(experiment: Experiment, options: LoraOptions) -> Experiment:
         from peft import PeftConfig, PeftModel
 
         base, config = experiment.build("sdpa"), PeftConfig.from_pretrained(folder)
-        if (entry := kept(config)) is not None:
+        if (entry := stored_entry(config)) is not None:
             set_attention(base, entry["attention"])
         return PeftModel.from_pretrained(base, folder, config=config)
 

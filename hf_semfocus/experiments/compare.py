@@ -31,7 +31,7 @@ from ..training.run import ended
 from ..training.schedules import check_course
 from ..training.setup import start_tracking
 from .base import Experiment
-from .publishing import HubOptions, check_publishing, publish
+from .publishing import HubOptions, check_publishing, publish_run
 from .workers import number_of_workers, train_side_by_side
 
 
@@ -95,16 +95,16 @@ def compare(
         length = steps_per_epoch(len(first_rows[0]), options.batch_size)
         left = [run for run in runs if ended(run, options, length) is None]
         train_side_by_side(command, output, runs, left, workers, options.save_steps)
-    results = _train_all(accelerator, experiment, options, output, runs, first_rows, told=workers > 1)
+    results = _train_all(accelerator, experiment, options, output, runs, first_rows, reported=workers > 1)
     notes = list(experiment.notes)
     if after is not None:
         notes.append(after(output, options, results))
     notes += _back_ends(results)
     if accelerator.is_main_process:
         records = output.gather(runs)
-        print(report.publish(output.path, experiment.name, results, records, output.config, notes))
+        print(report.write_report(output.path, experiment.name, results, records, output.config, notes))
         if hub.push_to_hub:
-            print(publish(hub, experiment, output, results))
+            print(publish_run(hub, experiment, output, results))
     accelerator.wait_for_everyone()  # or a process that ends early takes the others' connection with it
     accelerator.end_training()
     return results
@@ -117,13 +117,13 @@ def _train_all(
     output: OutputFolder,
     runs: Sequence[Run],
     first_rows: tuple[Rows, Rows],
-    told: bool,
+    reported: bool,
 ) -> list[dict[str, Any]]:
     """Train one run after another; finished ones give their results at once.
 
     Args:
         first_rows: of the first run's seed.
-        told: whether the runs have ended side by side, which told of them and put their records together.
+        reported: whether the runs have ended side by side, which reported of them and put their records together.
     """
     rows = {runs[0].seed: first_rows}
     results = []
@@ -133,10 +133,10 @@ def _train_all(
         try:
             results.append(_train(accelerator, experiment, options, run, *rows[run.seed]))
         finally:  # also of a run that is stopped
-            if accelerator.is_main_process and not told:
-                with suppress(OSError, ValueError):  # of which the run has told, or the report will
+            if accelerator.is_main_process and not reported:
+                with suppress(OSError, ValueError):  # of which the run has reported, or the report will
                     output.gather(runs)
-        if not told:
+        if not reported:
             accelerator.print(f"{run.name}: {results[-1]['status']}", flush=True)
     return results
 

@@ -80,7 +80,9 @@ def chosen(options: HubOptions, attentions: Sequence[str]) -> str:
     return wanted
 
 
-def publish(options: HubOptions, experiment: Experiment, output: OutputFolder, results: list[dict[str, Any]]) -> str:
+def publish_run(
+    options: HubOptions, experiment: Experiment, output: OutputFolder, results: list[dict[str, Any]]
+) -> str:
     """Publish the model of the first seed as it was after its last step, when its results were measured.
 
     Returns:

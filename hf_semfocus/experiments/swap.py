@@ -108,7 +108,9 @@ def swap_only(
     points = read(output.path / "swap.jsonl")
     accelerator.end_training()
     if accelerator.is_main_process:
-        report.write(output.path, experiment.name, [text, *experiment.notes], output.config, f"Ran on {here}.")
+        report.write_markdown(
+            output.path, experiment.name, [text, *experiment.notes], output.config, f"Ran on {here}."
+        )
         print(text, *experiment.notes, f"written to {output.path}", sep="\n")
     return points
 

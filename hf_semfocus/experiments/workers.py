@@ -90,5 +90,5 @@ def train_side_by_side(
     )
     failures = executor.run([job(run) for run in left])
     if failures:
-        told = "; ".join(f"{failure.name} (status {failure.status}): {failure.said}" for failure in failures)
+        told = "; ".join(f"{failure.name} (status {failure.status}): {failure.last_lines}" for failure in failures)
         raise RuntimeError(f"{len(failures)} of {len(left)} runs failed, and --resume tries again: {told}")

@@ -77,7 +77,7 @@ class Failure:
 
     name: str
     status: int
-    said: str
+    last_lines: str
 
 
 class Worker:

@@ -23,18 +23,20 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .attention import register
-from .parameters import NAME, OWN, own, rename, said, say
+from .parameters import NAME, SETTINGS, drop_stated, get_settings, set_settings, stored_settings
 from .settings import check_name, check_once, has_ours, is_ours, names_in, resolve
 from .visibility import FORM
 from .wrapping import wrap, wrap_setter
 
-READ = "_semfocus_read"
+LOADED = "_semfocus_read"
 """Attribute of a model's configuration that holds the attention of the checkpoint, if it is ours."""
 
 
 def apply() -> None:
     """Wrap the methods. Idempotent."""
-    PreTrainedConfig.semfocus = property(said, say, doc="Parameters of the attention, where it is one of hf_semfocus.")
+    PreTrainedConfig.semfocus = property(
+        get_settings, set_settings, doc="Parameters of the attention, where it is one of hf_semfocus."
+    )
     wrap(PreTrainedConfig, "__post_init__", _post_init)
     wrap(PreTrainedConfig, "from_dict", _from_dict)
     wrap(PreTrainedConfig, "to_dict", _to_dict)
@@ -45,8 +47,8 @@ def apply() -> None:
 
 
 def _post_init(original: Callable[..., None], self: PreTrainedConfig, **kwargs: Any) -> None:
-    if OWN in kwargs:
-        self.__dict__[OWN] = kwargs.pop(OWN)
+    if SETTINGS in kwargs:
+        self.__dict__[SETTINGS] = kwargs.pop(SETTINGS)
     original(self, **kwargs)
 
 
@@ -58,28 +60,28 @@ def _set_name(original: Callable[..., None], self: PreTrainedConfig, value: Any)
     if after is None and is_ours(before):
         setattr(self, NAME, before)
     elif is_ours(after):
-        rename(self, before, after)
+        drop_stated(self, before, after)
         with suppress(ValueError):  # is refused when a model is made
-            resolve(after, own(self))
+            resolve(after, stored_settings(self))
             register(after)
 
 
 def _from_dict(
     original: Callable[..., Any], cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any
 ) -> Any:
-    check_once(kwargs.get("attn_implementation"), kwargs.get(OWN))
+    check_once(kwargs.get("attn_implementation"), kwargs.get(SETTINGS))
     read = config_dict.get("attn_implementation")
-    if OWN not in kwargs and not has_ours(read):
+    if SETTINGS not in kwargs and not has_ours(read):
         return original(cls, config_dict, **kwargs)
     asked = kwargs.pop("attn_implementation", None)
-    if OWN in kwargs and asked is not None:  # only a configuration with a name of ours takes parameters
+    if SETTINGS in kwargs and asked is not None:  # only a configuration with a name of ours takes parameters
         config_dict = {**config_dict, "attn_implementation": asked}
     made = original(cls, config_dict, **kwargs)
     config = made[0] if isinstance(made, tuple) else made
     if asked is not None:
         config._attn_implementation = asked
     if has_ours(read):
-        setattr(config, READ, read)
+        setattr(config, LOADED, read)
     return made
 
 
@@ -92,12 +94,12 @@ def _read(original: Callable[..., dict], cls: type[PreTrainedConfig], json_file:
 
 def _to_dict(original: Callable[..., dict[str, Any]], self: PreTrainedConfig, *args: Any, **kwargs: Any) -> dict:
     output = original(self, *args, **kwargs)
-    for note in (FORM, READ):
+    for note in (FORM, LOADED):
         output.pop(note, None)
     if (name := names_in(self)) is not None:
         output["attn_implementation"] = name
-    if output.get(OWN) is None or (output[OWN] == {} and not is_ours(self.__dict__.get(NAME))):
-        output.pop(OWN, None)
+    if output.get(SETTINGS) is None or (output[SETTINGS] == {} and not is_ours(self.__dict__.get(NAME))):
+        output.pop(SETTINGS, None)
     return output
 
 

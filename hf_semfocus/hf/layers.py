@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-OWN = re.compile(r"softmax|scaled_dot_product|flash_attn", re.IGNORECASE)
-TABLE = re.compile(r"\b[A-Z0-9_]+_ATTENTION_CLASSES\[")
+OWN_ATTENTION = re.compile(r"softmax|scaled_dot_product|flash_attn", re.IGNORECASE)
+CLASS_TABLE = re.compile(r"\b[A-Z0-9_]+_ATTENTION_CLASSES\[")
 LEFT_ALONE = {
     "PoolingHead": "one pooled query",
     "AriaCrossAttention": "learned queries that sum up a picture",
@@ -37,13 +37,13 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether ``module`` is attention of any kind, as far as its name tells, and holds no other attention."""
 
     def attends(m: nn.Module) -> bool:
-        return "Attention" in type(m).__name__ or asks(type(m))
+        return "Attention" in type(m).__name__ or uses_interface(type(m))
 
     return attends(module) and not any(attends(m) for m in module.modules() if m is not module)
 
 
 @cache
-def asks(cls: type[nn.Module]) -> bool:
+def uses_interface(cls: type[nn.Module]) -> bool:
     """Whether a class asks the attention interface, itself or through a function of its file."""
     text = _all_text(cls)
     if INTERFACE in text:
@@ -67,10 +67,10 @@ def table_user(cls: type[nn.Module]) -> type[nn.Module] | None:
     while left:
         builder = left.pop()
         for base in builder.__mro__:
-            if "__init__" not in vars(base) or not TABLE.search(_text(sys.modules.get(base.__module__))):
+            if "__init__" not in vars(base) or not CLASS_TABLE.search(_text(sys.modules.get(base.__module__))):
                 continue
             text = _text(base.__init__)
-            if TABLE.search(text):
+            if CLASS_TABLE.search(text):
                 return builder
             named = [getattr(sys.modules[base.__module__], name, None) for name in re.findall(r"\b[A-Z]\w+", text)]
             parts = {part for part in named if inspect.isclass(part) and issubclass(part, nn.Module)} - seen
@@ -80,13 +80,15 @@ def table_user(cls: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def _attends(cls: type[nn.Module]) -> bool:
-    return not issubclass(cls, PreTrainedModel) and (asks(cls) or _computes(cls))
+    return not issubclass(cls, PreTrainedModel) and (uses_interface(cls) or _computes(cls))
 
 
 @cache
 def _computes(cls: type[nn.Module]) -> bool:
     """Whether a class computes weights of attention by itself."""
-    return issubclass(cls, nn.MultiheadAttention) or ("Attention" in cls.__name__ and bool(OWN.search(_all_text(cls))))
+    return issubclass(cls, nn.MultiheadAttention) or (
+        "Attention" in cls.__name__ and bool(OWN_ATTENTION.search(_all_text(cls)))
+    )
 
 
 def _all_text(cls: type[nn.Module]) -> str:

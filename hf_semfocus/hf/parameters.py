@@ -19,9 +19,9 @@ from .settings import is_ours, stated
 
 NAME = "_attn_implementation_internal"
 """Where Transformers keeps the name."""
-OWN = "semfocus"
+SETTINGS = "semfocus"
 """Where a configuration keeps the parameters that its name does not state."""
-SPEAKER = "_semfocus_speaker"
+SOURCE = "_semfocus_source"
 """Attribute under which every module finds the configuration that is saved for it."""
 
 
@@ -40,57 +40,57 @@ class Settings(dict):
         return dict, (dict(self),)
 
 
-def own(config: Any) -> Any:
+def stored_settings(config: Any) -> Any:
     """The parameters that the name of a configuration does not state; None if nobody has set any."""
-    return config.__dict__.get(OWN)
+    return config.__dict__.get(SETTINGS)
 
 
-def said(config: PreTrainedConfig) -> Any:
+def get_settings(config: PreTrainedConfig) -> Any:
     """All parameters of a configuration's attention: what ``config.semfocus`` reads as.
 
     Raises:
         AttributeError: its attention is none of ours, and nobody has set any.
     """
-    name, settings = config.__dict__.get(NAME), own(config)
+    name, settings = config.__dict__.get(NAME), stored_settings(config)
     if settings is not None and not isinstance(settings, Mapping):
         return settings
     if settings is None and not is_ours(name):
-        raise AttributeError(f"{type(config).__name__!r} object has no attribute {OWN!r}")
+        raise AttributeError(f"{type(config).__name__!r} object has no attribute {SETTINGS!r}")
     return Settings({**(settings or {}), **stated(name)})
 
 
-def say(config: PreTrainedConfig, settings: Any) -> None:
+def set_settings(config: PreTrainedConfig, settings: Any) -> None:
     """Set the parameters of a configuration and of those of its parts that have an attention of ours."""
     for each in (config, *(part for part in parts(config) if is_ours(part.__dict__.get(NAME)))):
-        each.__dict__[OWN] = dict(settings) if isinstance(settings, Mapping) else settings
+        each.__dict__[SETTINGS] = dict(settings) if isinstance(settings, Mapping) else settings
         if is_ours(name := each.__dict__.get(NAME)):
             setattr(each, NAME, name.partition(":")[0])
 
 
-def rename(config: PreTrainedConfig, before: Any, after: Any) -> None:
+def drop_stated(config: PreTrainedConfig, before: Any, after: Any) -> None:
     """Take out of a configuration what its attention ``after`` states itself.
 
     Where that has parameters and replaces another mechanism, what only the other one knows goes, too.
     """
-    said_by_name, settings = stated(after), own(config)
-    if said_by_name and isinstance(settings, Mapping):
-        gone = set(said_by_name)
+    in_name, settings = stated(after), stored_settings(config)
+    if in_name and isinstance(settings, Mapping):
+        gone = set(in_name)
         if is_ours(before):
             gone |= set(_known(before)) - set(_known(after))
-        config.__dict__[OWN] = {key: value for key, value in settings.items() if key not in gone}
+        config.__dict__[SETTINGS] = {key: value for key, value in settings.items() if key not in gone}
 
 
-def hand_down(config: PreTrainedConfig) -> None:
+def pass_to_parts(config: PreTrainedConfig) -> None:
     """Give the parameters of a configuration to its parts of the same attention for which nobody has set any."""
-    name, settings = config.__dict__.get(NAME), own(config)
+    name, settings = config.__dict__.get(NAME), stored_settings(config)
     for key in config.sub_configs:
         if (part := getattr(config, key, None)) is None:
             continue
         inner = part.__dict__.get(NAME)
         same = not is_ours(name) or name.partition(":")[0] == str(inner).partition(":")[0]
-        if is_ours(inner) and same and own(part) is None and isinstance(settings, Mapping):
-            part.__dict__[OWN] = {key: value for key, value in settings.items() if key not in stated(inner)}
-        hand_down(part)
+        if is_ours(inner) and same and stored_settings(part) is None and isinstance(settings, Mapping):
+            part.__dict__[SETTINGS] = {key: value for key, value in settings.items() if key not in stated(inner)}
+        pass_to_parts(part)
 
 
 def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -109,18 +109,18 @@ def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
     """
     if (config := getattr(module, "config", None)) is None:
         return None
-    speaker = getattr(module, SPEAKER, config)
-    if speaker is config:
-        return own(config)
-    mine, theirs = own(config), own(speaker)
-    name, saved = config.__dict__.get(NAME), speaker.__dict__.get(NAME)
+    source = getattr(module, SOURCE, config)
+    if source is config:
+        return stored_settings(config)
+    mine, theirs = stored_settings(config), stored_settings(source)
+    name, saved = config.__dict__.get(NAME), source.__dict__.get(NAME)
     if mine is None and name == saved:
         return theirs
-    heard = theirs is not None or is_ours(saved)
-    if heard and (mine, name) != (theirs, saved) and said(config) != said(speaker):
+    decided = theirs is not None or is_ours(saved)
+    if decided and (mine, name) != (theirs, saved) and get_settings(config) != get_settings(source):
         raise ValueError(
-            f"config.semfocus is {shown(said(speaker))} on the model but {shown(said(config))} on the configuration "
-            f"of its {type(module).__name__}; set both with hf_semfocus.configure(model, ...)"
+            f"config.semfocus is {shown(get_settings(source))} on the model but {shown(get_settings(config))} on the "
+            f"configuration of its {type(module).__name__}; set both with hf_semfocus.configure(model, ...)"
         )
     return mine
 

@@ -26,14 +26,14 @@ from ..mechanisms import names
 from ..messages import did_you_mean, shown
 from . import configs, state
 from .attention import register
-from .parameters import NAME, hand_down, own, rename
+from .parameters import NAME, drop_stated, pass_to_parts, stored_settings
 from .settings import check_name, has_ours, is_ours, resolve
 from .support import check_class, check_modules, is_part
-from .switching import all_or_nothing, check, configurations, speakers, stamp
+from .switching import all_or_nothing, check, config_sources, configurations, link_configs
 from .visibility import mark
 from .wrapping import wrap
 
-UNASKED = "_semfocus_unasked"
+IMPLICIT = "_semfocus_unasked"
 """Attribute of a model that holds the dense attention it got because nobody asked for any."""
 
 
@@ -56,10 +56,10 @@ def _get_correct(
     *args: Any,
     **kwargs: Any,
 ) -> str:
-    hand_down(self.config)
+    pass_to_parts(self.config)
     if is_ours(requested_attention):
         check_class(type(self), requested_attention)
-        resolve(requested_attention, own(self.config))
+        resolve(requested_attention, stored_settings(self.config))
         register(requested_attention)
     try:
         name = original(self, requested_attention, *args, **kwargs)
@@ -74,7 +74,7 @@ def _get_correct(
             f"{', '.join(theirs)}"
         ) from None
     if requested_attention is None:
-        setattr(self, UNASKED, name)
+        setattr(self, IMPLICIT, name)
     return name
 
 
@@ -92,26 +92,26 @@ def _set(
             return
         attn_implementation = _without_none(attn_implementation)
     asked = {id(config): name for config, name in _asked(self.config, attn_implementation)}
-    followed = {id(config): speaker for config, speaker in _copies(self, asked)}
-    for module, speaker in speakers(self):
-        if isinstance(module, PreTrainedModel) and is_ours(name := asked[id(speaker)]):
+    followed = {id(config): source for config, source in _copies(self, asked)}
+    for module, source in config_sources(self):
+        if isinstance(module, PreTrainedModel) and is_ours(name := asked[id(source)]):
             check_class(type(module), name)
             check_modules(module, name, whole=module is self)
     with all_or_nothing(held):
         for config in held:
-            rename(config, config._attn_implementation, asked[id(followed.get(id(config), config))])
+            drop_stated(config, config._attn_implementation, asked[id(followed.get(id(config), config))])
         original(self, attn_implementation, *args, **kwargs)
         for config in held:  # Transformers does not reach the copies that layers hold, nor any before 5.23
-            speaker = followed.get(id(config), config)
-            if any(is_ours(each._attn_implementation) for each in (speaker, config)):
-                setattr(config, NAME, speaker._attn_implementation)
-        hand_down(self.config)
+            source = followed.get(id(config), config)
+            if any(is_ours(each._attn_implementation) for each in (source, config)):
+                setattr(config, NAME, source._attn_implementation)
+        pass_to_parts(self.config)
         check(held)
         if any(map(is_ours, asked.values())):
-            stamp(self)
+            link_configs(self)
             mark(self)
             state.attach(self)
-    setattr(self, UNASKED, None)
+    setattr(self, IMPLICIT, None)
 
 
 def _without_none(value: Any) -> Any:
@@ -132,23 +132,23 @@ def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedCon
 def _copies(model: PreTrainedModel, asked: Container[int]) -> Iterator[tuple[PreTrainedConfig, PreTrainedConfig]]:
     """Every configuration that a module holds and is not saved, such as a copy, and the one that it follows."""
 
-    def follow(config: PreTrainedConfig, speaker: PreTrainedConfig) -> Iterator:
+    def follow(config: PreTrainedConfig, source: PreTrainedConfig) -> Iterator:
         if id(config) not in asked:
-            yield config, speaker
+            yield config, source
         for key in config.sub_configs:
             if (part := getattr(config, key, None)) is not None:
-                yield from follow(part, getattr(speaker, key, None) or speaker)
+                yield from follow(part, getattr(source, key, None) or source)
 
-    for module, speaker in speakers(model):
+    for module, source in config_sources(model):
         if isinstance(module.config, PreTrainedConfig):
-            yield from follow(module.config, speaker)
+            yield from follow(module.config, source)
 
 
 def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
     if is_ours(name := self.config._attn_implementation):
         check_modules(self, name, whole=not is_part(self))
-        stamp(self)
+        link_configs(self)
         mark(self)
         state.attach(self)
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..mechanisms import Mechanism, get
-from .layers import asks
+from .layers import uses_interface
 from .parameters import settings_of
 from .settings import is_ours, resolve
 
@@ -33,7 +33,7 @@ def attach(model: PreTrainedModel) -> None:
     made: list[tuple[nn.Module, nn.Module]] = []
     for layer in model.modules():
         name = getattr(getattr(layer, "config", None), "_attn_implementation", None)
-        if not is_ours(name) or not get(name.partition(":")[0]).owns_state() or not asks(type(layer)):
+        if not is_ours(name) or not get(name.partition(":")[0]).owns_state() or not uses_interface(type(layer)):
             continue
         mechanism, _ = resolve(name, settings_of(layer))
         if not isinstance(layer, PreTrainedModel) and not _fits(mechanism, layer):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..mechanisms import Mechanism
 from . import observe
-from .layers import asks, attention_layers, left_alone, table_user
+from .layers import attention_layers, left_alone, table_user, uses_interface
 from .settings import is_ours
 
 
@@ -54,12 +54,12 @@ def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
     """
     inner = tuple(f"{path}." for path, part in model.named_modules() if path and isinstance(part, PreTrainedModel))
     layers = dict(attention_layers(model))
-    if whole and not any(asks(type(layer)) for layer in layers.values()):
+    if whole and not any(uses_interface(type(layer)) for layer in layers.values()):
         raise _unsupported(type(model).__name__, name)
     dense = {
         path: left_alone(model, path)
         for path, layer in layers.items()
-        if not asks(type(layer)) and not path.startswith(inner)
+        if not uses_interface(type(layer)) and not path.startswith(inner)
     }
     if refused := [f"{path} ({type(layers[path]).__name__})" for path, meaning in dense.items() if meaning is None]:
         raise _unsupported(f"{type(model).__name__}, in {_some(refused)},", name)
@@ -122,7 +122,7 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
 
 
 def _left_alone(model: PreTrainedModel, path: str) -> bool:
-    return not asks(type(model.get_submodule(path))) and left_alone(model, path) is not None
+    return not uses_interface(type(model.get_submodule(path))) and left_alone(model, path) is not None
 
 
 def _unsupported(what: str, name: str) -> UnsupportedModelError:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .parameters import NAME, OWN, SPEAKER, own, parts
+from .parameters import NAME, SETTINGS, SOURCE, parts, stored_settings
 from .settings import check_once, is_ours, resolve
 from .state import attach
 
@@ -58,37 +58,37 @@ def check(configs: Sequence[PreTrainedConfig]) -> None:
     """
     for config in configs:
         if is_ours(config._attn_implementation):
-            resolve(config._attn_implementation, own(config))
+            resolve(config._attn_implementation, stored_settings(config))
 
 
 @contextmanager
 def all_or_nothing(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
     """Put names and parameters back as they were if what follows fails."""
-    before = [{key: config.__dict__[key] for key in (NAME, OWN) if key in config.__dict__} for config in configs]
+    before = [{key: config.__dict__[key] for key in (NAME, SETTINGS) if key in config.__dict__} for config in configs]
     try:
         yield
     except Exception:
         for config, old in zip(configs, before, strict=True):
-            config.__dict__.pop(OWN, None)
+            config.__dict__.pop(SETTINGS, None)
             config.__dict__.update(old)
         raise
 
 
-def stamp(model: PreTrainedModel) -> None:
+def link_configs(model: PreTrainedModel) -> None:
     """Let every module find the configuration that is saved for it: the model's, or a declared part of that."""
-    for module, speaker in speakers(model):
-        setattr(module, SPEAKER, speaker)
+    for module, source in config_sources(model):
+        setattr(module, SOURCE, source)
 
 
-def speakers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
+def config_sources(model: PreTrainedModel) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
     """Every module that has a configuration, and the one that is saved for it: its own, or of what it is part of."""
     saved = {id(part) for part in (model.config, *parts(model.config))}
 
-    def visit(module: nn.Module, speaker: PreTrainedConfig) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
+    def visit(module: nn.Module, source: PreTrainedConfig) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
         if (config := getattr(module, "config", None)) is not None:
-            speaker = config if id(config) in saved else speaker
-            yield module, speaker
+            source = config if id(config) in saved else source
+            yield module, source
         for child in module.children():
-            yield from visit(child, speaker)
+            yield from visit(child, source)
 
     return visit(model, model.config)

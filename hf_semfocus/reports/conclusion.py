@@ -10,12 +10,12 @@ from typing import Any
 
 from ..metrics import quantities
 
-Result = dict[str, Any]
-Groups = dict[str, list[Result]]
+RunResult = dict[str, Any]
+Groups = dict[str, list[RunResult]]
 SIZE = re.compile(r"\b(k|window|block_size)=(\d+)")
 
 
-def conclusion(results: Sequence[Result], config: Result) -> str:
+def conclusion(results: Sequence[RunResult], config: RunResult) -> str:
     """Two paragraphs: which attention won and by how much, and what to try next.
 
     Args:

@@ -1,6 +1,6 @@
 """The report of a training: the table that is printed, and ``report.md`` with what one needs to judge it.
 
-It works on any folder with results, so a recipe ends with ``print(report.publish(...))``.
+It works on any folder with results, so a recipe ends with ``print(report.write_report(...))``.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from . import plots
 from .conclusion import conclusion
 from .seeds import section
 
-Result = dict[str, Any]
+RunResult = dict[str, Any]
 
 
-def table(results: Sequence[Result], target_accuracy: float | None = None, target_loss: float | None = None) -> str:
+def table(results: Sequence[RunResult], target_accuracy: float | None = None, target_loss: float | None = None) -> str:
     """Markdown table with a line per attention: when it converged, and where it ended.
 
     Args:
         results: what ``train`` returned, of any number of seeds; with several, cells read median [quartiles].
         target_accuracy, target_loss: training accuracy or held-out loss that counts as converged.
     """
-    columns: dict[str, tuple[Callable[[Result], float | None], int]] = {}
+    columns: dict[str, tuple[Callable[[RunResult], float | None], int]] = {}
     if target_loss is not None:
         columns[f"steps to loss {target_loss:g}"] = (lambda r: _reached(r, "step"), 0)
     elif target_accuracy is not None:
@@ -45,12 +45,12 @@ def table(results: Sequence[Result], target_accuracy: float | None = None, targe
     return markdown_table(rows)
 
 
-def publish(
+def write_report(
     folder: Path,
     title: str,
-    results: Sequence[Result],
-    records: Sequence[Result],
-    config: Result,
+    results: Sequence[RunResult],
+    records: Sequence[RunResult],
+    config: RunResult,
     notes: Sequence[str] = (),
 ) -> str:
     """Write ``report.md`` and ``curves.png`` of a training.
@@ -100,18 +100,18 @@ def publish(
     resumed = resumptions(results)
     found = conclusion(results, config)
     paragraphs = filter(None, [*text, resumed, "## Conclusion", found])
-    write(folder, title, paragraphs, config, places(results))
+    write_markdown(folder, title, paragraphs, config, places(results))
     return "\n".join(filter(None, [results_table, missing, *notes, resumed, found, f"written to {folder}"]))
 
 
-def _over_seeds(records: Sequence[Result], target: Target, baseline: str) -> str:
+def _over_seeds(records: Sequence[RunResult], target: Target, baseline: str) -> str:
     try:
         return section(records, target, baseline)
     except ImportError as error:
         return f"Not computed: {error}"
 
 
-def resumptions(results: Sequence[Result]) -> str | None:
+def resumptions(results: Sequence[RunResult]) -> str | None:
     """Which runs went on from a checkpoint, in words; None if none did."""
     found = [f"{result['run']} at step {session['step']}" for result in results for session in _sessions(result)[1:]]
     if not found:
@@ -122,7 +122,7 @@ def resumptions(results: Sequence[Result]) -> str | None:
     )
 
 
-def places(results: Sequence[Result]) -> str:
+def places(results: Sequence[RunResult]) -> str:
     """What the runs ran on, in words, with the runs of each machine if there were several."""
     parts: dict[str, list[str]] = {}
     for result in results:
@@ -137,19 +137,19 @@ def places(results: Sequence[Result]) -> str:
     return f"Ran on {len(parts)} machines or settings, whose seconds, steps/s and MB do not compare:\n\n{listed}"
 
 
-def _sessions(result: Result) -> list[dict[str, Any]]:
+def _sessions(result: RunResult) -> list[dict[str, Any]]:
     """Where a run began and was resumed."""
     return result.get("sessions") or [{"step": 0, "where": "a machine that was not recorded"}]
 
 
-def write(folder: Path, title: str, paragraphs: Iterable[str], config: Result, ran: str) -> None:
+def write_markdown(folder: Path, title: str, paragraphs: Iterable[str], config: RunResult, ran: str) -> None:
     """Write ``report.md``: the paragraphs, what it ran on, in words, and the options."""
     options = "\n".join(f"    {name}: {value}" for name, value in config.items())
     text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
 
 
-def _reached(result: Result, what: str) -> float:
+def _reached(result: RunResult, what: str) -> float:
     return result["reached"][what] if result["reached"] else math.inf
 
 

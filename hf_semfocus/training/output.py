@@ -23,15 +23,16 @@ from .run import Run
 from .schedules import bound_to_length
 
 LOCK = ".lock"
-MARK = "# Options of a training with hf_semfocus; --config reads them again.\n"
-OWN = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub", "swap.jsonl", "swap.png")
-FREE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads", "workers", "part")
-FREE += ("swap", "swap_k", "log_focus")
+HEADER = "# Options of a training with hf_semfocus; --config reads them again.\n"
+CONTENTS = ("config.yaml", "metrics.jsonl", "report.md", "curves.png", "runs", "trackers", "hub")
+CONTENTS += ("swap.jsonl", "swap.png")
+CHANGEABLE = ("output_dir", "resume", "overwrite_output_dir", "save_steps", "report_to", "cpu_threads")
+CHANGEABLE += ("workers", "part", "swap", "swap_k", "log_focus")
 """Options that another start with the same output folder may change."""
 
 
 def stated(*parts: Any) -> dict[str, Any]:
-    """What dataclasses of options set otherwise than by default; options of :data:`FREE` do not count.
+    """What dataclasses of options set otherwise than by default; options of :data:`CHANGEABLE` do not count.
 
     An option that is added later, at its default, changes nothing in it.
     """
@@ -39,7 +40,7 @@ def stated(*parts: Any) -> dict[str, Any]:
     for part in parts:
         for field in dataclasses.fields(part):
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if field.name not in FREE and (value := getattr(part, field.name)) != default:
+            if field.name not in CHANGEABLE and (value := getattr(part, field.name)) != default:
                 found[field.name] = value
     return found
 
@@ -63,7 +64,7 @@ class OutputFolder:
         config = {}
         for part in (*others, options):
             config.update(dataclasses.asdict(part))
-        self.config = {name: value for name, value in config.items() if name not in FREE}
+        self.config = {name: value for name, value in config.items() if name not in CHANGEABLE}
         self._check(accelerator, options)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -72,7 +73,7 @@ class OutputFolder:
                 self._held = locked(self.path / LOCK)
                 if options.overwrite_output_dir:
                     self._empty()
-                write_text(self.path / "config.yaml", MARK + yaml.safe_dump(self.config, sort_keys=False))
+                write_text(self.path / "config.yaml", HEADER + yaml.safe_dump(self.config, sort_keys=False))
             except OSError as error:
                 raise ValueError(f"output_dir={str(self.path)!r} cannot be written to: {error}") from error
         accelerator.wait_for_everyone()
@@ -104,7 +105,7 @@ class OutputFolder:
         text = (
             (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace") if "config.yaml" in held else ""
         )
-        if not text.startswith(MARK):  # and so nothing in it is ours to continue or to delete
+        if not text.startswith(HEADER):  # and so nothing in it is ours to continue or to delete
             raise ValueError(f"output_dir={str(self.path)!r} is not empty and not the output of a training")
         if options.resume:
             before = _options(text)
@@ -136,7 +137,7 @@ class OutputFolder:
             )
 
     def _empty(self) -> None:
-        for name in OWN:
+        for name in CONTENTS:
             path = self.path / name
             if path.is_dir():
                 shutil.rmtree(path)

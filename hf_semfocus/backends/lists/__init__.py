@@ -61,7 +61,7 @@ class Kernels(Protocol):
         ...
 
 
-class OverLists:
+class ListBackend:
     """The backend that a set of kernels makes."""
 
     def __init__(self, kernels: Kernels):

@@ -30,7 +30,7 @@ class Lists(NamedTuple):
     """
 
     index: Tensor
-    dense: wide.Rows | None = None
+    dense: wide.WideRows | None = None
 
 
 def make(mechanism: Mechanism, problem: Problem, select: Callable[[Problem, int, int], Tensor] | None = None) -> Lists:

@@ -17,7 +17,7 @@ from ...mechanisms import Mechanism
 from .. import chunked
 
 
-class Rows(NamedTuple):
+class WideRows(NamedTuple):
     """The queries of every sequence that see all keys; where one has fewer than another, some that do not.
 
     Attributes:
@@ -29,17 +29,17 @@ class Rows(NamedTuple):
     wanted: Tensor
 
 
-def rows(sees_all: Tensor, problem: Problem) -> Rows | None:
+def rows(sees_all: Tensor, problem: Problem) -> WideRows | None:
     """Number the queries that ``sees_all`` marks, bool ``[..., queries, 1]``; None if it marks none."""
     batch, _, queries, _ = problem.shape
     sees_all = sees_all.expand(batch, -1, queries, 1)
     if not (most := int(sees_all.sum(2).max())):
         return None
     number = sees_all.int().topk(most, 2).indices.sort(2).values
-    return Rows(number, sees_all.gather(2, number))
+    return WideRows(number, sees_all.gather(2, number))
 
 
-def fill(problem: Problem, rows: Rows, output: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def fill(problem: Problem, rows: WideRows, output: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
     number, bias, device = rows.number, problem.bias, output.device
     full = replace(
@@ -65,6 +65,6 @@ def _take(tensor: Tensor, number: Tensor) -> Tensor:
     return tensor.gather(2, number.expand(-1, heads, -1, tensor.shape[3]))
 
 
-def _put(whole: Tensor, rows: Rows, part: Tensor) -> Tensor:
+def _put(whole: Tensor, rows: WideRows, part: Tensor) -> Tensor:
     where = rows.number.expand(-1, whole.shape[1], -1, whole.shape[3])
     return whole.scatter(2, where, torch.where(rows.wanted, part, whole.gather(2, where)))

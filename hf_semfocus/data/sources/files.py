@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+LOADERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 PACKED = {".gz", ".bz2", ".xz", ".zst"}
 SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(["validation", "valid", "val", "dev"], "validation")
 _SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
@@ -16,7 +16,7 @@ def kind_of(path: Path) -> str | None:
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     if len(endings) == 2 and endings[1] in PACKED:
         endings.pop()
-    return KINDS.get(endings[-1]) if endings else None
+    return LOADERS.get(endings[-1]) if endings else None
 
 
 def looks_local(name: str) -> bool:
@@ -41,7 +41,7 @@ def find(path: Path) -> tuple[str, dict[str, list[str]]]:
     kinds = {file: kind for file in files if (kind := kind_of(file)) is not None}
     if len(found := sorted(set(kinds.values()))) != 1:
         there = f"files of {len(found)} kinds ({', '.join(found)})" if found else "none"
-        raise ValueError(f"dataset={str(path)!r}: expected files of one kind, {', '.join(KINDS)}; there are {there}")
+        raise ValueError(f"dataset={str(path)!r}: expected files of one kind, {', '.join(LOADERS)}; there are {there}")
     splits: dict[str, list[str]] = {}
     for file in kinds:
         parts = file.relative_to(path).parts if path.is_dir() else ()

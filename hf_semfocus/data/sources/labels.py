@@ -16,9 +16,9 @@ from datasets import ClassLabel
 MOST = 1 << 16
 """Classes there may be; integers beyond are no classes but, say, the numbers of the rows."""
 _SHOWN = 8
-_KINDS = {str: "text", bool: "truth values", int: "integers"}
+_TYPE_NAMES = {str: "text", bool: "truth values", int: "integers"}
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-_TRUTH = {"true": True, "false": False}
+_BOOLEANS = {"true": True, "false": False}
 
 
 Where = Callable[[int], str]
@@ -84,7 +84,7 @@ def find_classes(labels: Iterable[tuple[int, Any]], feature: Any, where: Where) 
             found.add(label)
             kinds.setdefault(int if isinstance(label, float) else type(label), (label, row))
         if len(kinds) > 1:
-            each = [f"{_KINDS[kind]} ({short(label)} in {where(row)})" for kind, (label, row) in kinds.items()]
+            each = [f"{_TYPE_NAMES[kind]} ({short(label)} in {where(row)})" for kind, (label, row) in kinds.items()]
             raise ValueError(
                 f"there are labels of several kinds, {' and '.join(each)}; write all of them in one way (in a .csv "
                 "file, what looks like a number is one)"
@@ -101,12 +101,12 @@ def from_cells(cells: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
     A cell is a number where it looks like one, and a truth value only if every cell of "train" is "true" or "false"
     in some spelling.
     """
-    true = all(cell.strip().lower() in _TRUTH for cell in cells["train"])
+    true = all(cell.strip().lower() in _BOOLEANS for cell in cells["train"])
 
     def label(cell: str) -> Any:
         plain = cell.strip()
         if true:
-            return _TRUTH.get(plain.lower(), cell)
+            return _BOOLEANS.get(plain.lower(), cell)
         if not _NUMBER.fullmatch(plain):
             return cell
         number = float(plain)

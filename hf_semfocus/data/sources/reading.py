@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from .files import find, looks_local
 from .places import fault
 
-LOADERS = {"json": {"encoding": "utf-8-sig"}}
+LOADER_OPTIONS = {"json": {"encoding": "utf-8-sig"}}
 """Told to loaders of ``datasets``: that of JSON passes bytes that are no text on, unless it has to decode them."""
 
 
@@ -43,7 +43,7 @@ def read_splits(
             warnings.warn(
                 f"dataset={name!r}: left out {len(unused)} files named test, such as {unused[0]}", stacklevel=3
             )
-        given = {**LOADERS.get(kind, {}), **(options or {}).get(kind, {})}
+        given = {**LOADER_OPTIONS.get(kind, {}), **(options or {}).get(kind, {})}
         with reading(name):
             splits = datasets.load_dataset(kind, data_files=files, streaming=streaming, **given)
     elif looks_local(name):

@@ -21,7 +21,7 @@ from ...messages import is_integer
 
 TaskClass = TypeVar("TaskClass", bound="type[Task]")
 REGISTRY: dict[str, Task] = {}
-KINDS = ("classification", "causal_lm")
+TASK_KINDS = ("classification", "causal_lm")
 Label = int | list[int]
 
 
@@ -101,8 +101,8 @@ def register(cls: TaskClass) -> TaskClass:
     """Class decorator: make the task known under `cls.name`; ValueError if another class holds that name, or for a
     kind there is not.
     """
-    if cls.kind not in KINDS:
-        raise ValueError(f"task {cls.name!r} has kind={cls.kind!r}; expected one of {', '.join(KINDS)}")
+    if cls.kind not in TASK_KINDS:
+        raise ValueError(f"task {cls.name!r} has kind={cls.kind!r}; expected one of {', '.join(TASK_KINDS)}")
     known = type(REGISTRY.get(cls.name, cls()))
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"task name {cls.name!r} is taken by {known.__module__}.{known.__qualname__}")
