@@ -31,7 +31,7 @@ __all__ = [
     "verify",
 ]
 
-# these need datasets and evaluate, which take seconds to import and which attention does without
+# these need datasets and evaluate, which take seconds to import and which attention does not need
 _LAZY = {name: name for name in ("analysis", "data", "hub", "metrics", "training")} | {
     "tasks": "data.tasks",
     "AttentionSchedule": "training",
@@ -40,7 +40,7 @@ _LAZY = {name: name for name in ("analysis", "data", "hub", "metrics", "training
     "load_adapter": "adapters.loading",
     "push_to_hub": "hub",
 }
-"""Public names that are imported when they are first used, and the part each is or is in."""
+"""Public names that are imported on first use, and the module that each is or is in."""
 
 hf.install()
 adapters.install()

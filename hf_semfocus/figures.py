@@ -1,4 +1,4 @@
-"""What pictures share: colors, an empty figure, and curves of several seeds as a median with its quartiles.
+"""Shared by all plots: colors, an empty figure, and curves over seeds as a median with its quartiles.
 
 Drawing needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 """
@@ -16,7 +16,7 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def new_figure(**options: Any) -> Any:
-    """An empty figure of matplotlib; ``options`` are its own.
+    """An empty matplotlib figure made with ``options``.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -32,8 +32,8 @@ def band(records: Sequence[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray,
     """Median and quartiles over seeds of ``y`` along ``x``.
 
     Returns:
-        Four float64 arrays of one length: places on the x axis (every place of any seed from where all seeds
-        have a value), first quartile, median, third quartile.
+        Four float64 arrays of one length: x values (those of all seeds, from the first where every seed has a
+        value), first quartile, median, third quartile.
     """
     series = []
     for seed in dict.fromkeys(record["seed"] for record in records):

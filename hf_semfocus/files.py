@@ -1,4 +1,4 @@
-"""Files that are complete or absent whenever the process dies, locks, and full disks."""
+"""Atomic file writes, locks, and detection of full disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BROKEN = ("basic_ios::clear: iostream error", ". unexpected pos ")
 
 
 def sync(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk; does nothing on Windows."""
+    """Flush a file, or the entries of a folder, to the disk; does nothing on Windows."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by ``text`` in one step."""
+    """Replace a file by ``text`` atomically."""
     unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_text(text, encoding="utf-8")
     sync(unfinished)
@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by a JSON value in one step."""
+    """Replace a file by a JSON value atomically."""
     write_text(path, json.dumps(value, indent=1))
 
 
@@ -47,10 +47,10 @@ def check_space(folder: str | Path, needed: int) -> None:
 
     Args:
         folder: where the files go; it need not exist.
-        needed: bytes of all files at the end, those of an interrupted training included.
+        needed: bytes of all files at the end, including those of an interrupted training.
 
     Raises:
-        ValueError: there are fewer bytes free, or the place cannot be looked at.
+        ValueError: fewer bytes are free, or the folder cannot be accessed.
     """
     place = Path(folder).absolute()
     try:
@@ -60,7 +60,7 @@ def check_space(folder: str | Path, needed: int) -> None:
         disk = shutil.disk_usage(place)
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be used: {error}") from error
-    if disk.total and disk.free < needed:  # what is no disk, such as /proc, is refused on writing
+    if disk.total and disk.free < needed:  # a pseudo file system, such as /proc, fails on writing
         raise ValueError(
             f"output_dir={str(folder)!r}: models and checkpoints take up to {needed / 1e6:.0f} MB more, and "
             f"{disk.free / 1e6:.0f} MB are free"
@@ -77,7 +77,7 @@ def crc(path: Path) -> int:
 
 
 def name_finished(unfinished: Path, folder: Path) -> None:
-    """Rename a folder that is finished, in one step; a folder of that name is deleted first."""
+    """Rename a finished folder atomically; an existing folder of that name is deleted first."""
     for path in (*unfinished.rglob("*"), unfinished):
         sync(path)
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,10 +86,10 @@ def name_finished(unfinished: Path, folder: Path) -> None:
 
 
 def locked(path: Path) -> IO[str]:
-    """Lock a file, until what is returned is closed or this process is dead, however it dies.
+    """Lock a file until the returned object is closed or the process ends in any way.
 
-    The file stays: to delete it would let two processes lock two files of one name. Where there are no such locks, as
-    on Windows and some network file systems, nothing is locked.
+    The file stays: if it were deleted, two processes could lock two files of one name. Nothing is locked where the
+    system has no such locks, as on Windows and some network file systems.
 
     Raises:
         ValueError: another process has locked it.
@@ -99,7 +99,7 @@ def locked(path: Path) -> IO[str]:
         import fcntl
 
         try:
-            # a lock of the process, which its children do not inherit and so cannot outlive it with
+            # a lock of the process: children do not inherit it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -109,9 +109,9 @@ def locked(path: Path) -> IO[str]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder, whose files then replace those of ``folder`` one by one, each in one step.
+    """Yield an empty folder, whose files then replace those of ``folder`` one by one, each atomically.
 
-    A model saved as a single file of weights is thereby whole at any moment: its configuration never changes.
+    A model with a single weights file is thus complete at any moment, as its configuration never changes.
     """
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -132,11 +132,11 @@ def replacing(folder: Path) -> Iterator[Path]:
 def no_space(error: BaseException) -> bool:
     """Whether an exception says that a disk, a quota or a file-size limit is full.
 
-    The operating system gives a number, safetensors spells it, and PyTorch only tells that its stream broke.
+    The operating system gives an error number, safetensors quotes it, PyTorch only reports a stream error.
     """
-    said = str(error)
+    text = str(error)
     return (
         getattr(error, "errno", None) in FULL
-        or any(f"(os error {number})" in said for number in FULL)
-        or (isinstance(error, RuntimeError) and any(part in said for part in BROKEN))
+        or any(f"(os error {number})" in text for number in FULL)
+        or (isinstance(error, RuntimeError) and any(part in text for part in BROKEN))
     )

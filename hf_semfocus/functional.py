@@ -29,13 +29,13 @@ def sparse_attention(
     return_weights: bool = False,
     **params: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention in which every query keeps the keys that ``mechanism`` says (arXiv 2506.14095).
+    """Attention in which every query keeps the keys that ``mechanism`` selects (arXiv 2506.14095).
 
     The mask is applied first, so no mechanism spends its keys on the future or on padding. Scores and weights
     are float32 (float64 for float64 inputs). A query that may see no key gets zeros.
 
     Unlike ``scaled_dot_product_attention``, ``is_causal`` may come together with ``attn_mask`` (both apply), and
-    where queries are fewer than keys they are the *last* positions, as in decoding with a cache.
+    fewer queries than keys are the *last* positions, as in decoding with a cache.
 
     Args:
         query: floating ``[batch, heads, queries, head_dim]``.
@@ -48,7 +48,7 @@ def sparse_attention(
         scale: factor of the scores, ``head_dim ** -0.5`` by default.
         dropout_p: probability in [0, 1) that a weight is dropped. Applied whenever it is not 0.
         enable_gqa: let a group of query heads share each key head.
-        backend: ``"auto"``, or one of ``hf_semfocus.backends.BACKENDS``; :func:`explain` says which can.
+        backend: ``"auto"``, or one of ``hf_semfocus.backends.BACKENDS``; :func:`explain` lists those that can.
         return_weights: also return the weights before dropout.
         **params: the mechanism's parameters, e.g. ``k=8``; those in the ``mechanism`` string win.
 
@@ -57,7 +57,7 @@ def sparse_attention(
         the weights ``[batch, heads, queries, keys]``.
 
     Raises:
-        ValueError: an unknown mechanism, parameter or backend, a backend that cannot compute this (says why), or
+        ValueError: an unknown mechanism, parameter or backend, a backend that cannot compute this (with reasons), or
             tensors that do not fit together.
     """
     made, problem = _problem(query, key, value, mechanism, params, attn_mask, is_causal, scale, dropout_p, enable_gqa)
@@ -79,10 +79,10 @@ def explain(
     return_weights: bool = False,
     **params: Any,
 ) -> backends.Explanation:
-    """Say how :func:`sparse_attention` would compute the same arguments, without computing anything.
+    """Explain how :func:`sparse_attention` would compute the same arguments, without computing anything.
 
     Returns:
-        What ``backend="auto"`` takes and what every backend objects to; ``print`` shows it as a table.
+        The backend that ``"auto"`` takes and the objections of every backend; ``print`` shows it as a table.
 
     Raises:
         ValueError: as :func:`sparse_attention` does.

@@ -1,7 +1,7 @@
-"""Errors of the Hub client, as one line without the access token.
+"""Errors of the Hub client as one line without the access token.
 
-The Hub client's exceptions hold the request with its Authorization header, and whatever a server or proxy echoed.
-So none of them leaves this package: ``HubError`` carries their text, cleaned, and no reference to them.
+The client's exceptions hold the request with its Authorization header, and whatever a server or proxy echoed. So
+none of them leaves this package: ``HubError`` carries their cleaned text and no reference to them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HINTS = {
 
 
 class HubError(RuntimeError):
-    """A request to the Hub failed, or a repository is invalid: what was tried, the answer, and what to do.
+    """A request to the Hub failed, or a repository is invalid; the message has the action, the answer and a hint.
 
     Attributes:
         status: HTTP status, or None where there was no answer.
@@ -45,7 +45,7 @@ def find_token(token: str | bool | None) -> str | None:
     """The token to send: the one given, the stored one for None or True, none for False.
 
     Raises:
-        ValueError: it holds characters a header cannot carry; the message does not show it.
+        ValueError: it holds characters that a header cannot carry; the message does not show the token.
     """
     if isinstance(token, str):
         found = token.strip()
@@ -54,7 +54,7 @@ def find_token(token: str | bool | None) -> str | None:
     else:
         found = huggingface_hub.get_token() or ""
     if not (found.isascii() and found.isprintable()) or " " in found:
-        raise ValueError("the access token holds characters that no token has; expected one such as hf_...")
+        raise ValueError("the access token holds characters that no token has; expected a token such as hf_...")
     return found or None
 
 
@@ -62,7 +62,7 @@ def shielded(doing: str, token: str | None, action: Callable[[], T]) -> T:
     """Call the Hub client so that no error or log line holds the token.
 
     Args:
-        doing: what is done, for the error message.
+        doing: the action, for the error message.
         token: removed from messages and from the client's log.
         action: calls the client.
 
@@ -74,7 +74,7 @@ def shielded(doing: str, token: str | None, action: Callable[[], T]) -> T:
             return action()
         except Exception as caught:
             error = _convert(doing, token, caught)
-    # outside of the except clause, or the client's exception would hang on as __context__
+    # outside of the except clause, or the client's exception would stay as __context__
     raise error
 
 
@@ -87,9 +87,9 @@ def _convert(doing: str, token: str | None, caught: BaseException) -> HubError:
     chain = [caught]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    said = " from ".join(f"{type(error).__name__}: {_one_line(error)}" for error in chain)
-    said = clean(said, token)
-    said = said if len(said) <= LONGEST else said[:LONGEST] + " ..."
+    text = " from ".join(f"{type(error).__name__}: {_one_line(error)}" for error in chain)
+    text = clean(text, token)
+    text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     answers = [getattr(error, "response", None) for error in chain]
     status = next((answer.status_code for answer in answers if answer is not None), None)
     hint = HINTS.get(status or 0)
@@ -97,7 +97,7 @@ def _convert(doing: str, token: str | None, caught: BaseException) -> HubError:
         hint = f"no space left on the disk; free some, or set TMPDIR and HF_HOME (now {constants.HF_HOME}) to another"
     elif hint is None and (status or 500) >= 500 and any(isinstance(e, OSError | _transport_error()) for e in chain):
         hint = "this may pass; trying again is safe"
-    return HubError(f"{doing} failed: {said}" + (f"; {hint}" if hint else ""), status)
+    return HubError(f"{doing} failed: {text}" + (f"; {hint}" if hint else ""), status)
 
 
 def _one_line(error: BaseException) -> str:
@@ -111,18 +111,18 @@ def _transport_error() -> type[Exception]:
 
 @contextmanager
 def _clean_log(token: str | None) -> Iterator[None]:
-    """Take the token out of what the client logs, which may quote what a server sent."""
+    """Remove the token from the client's log, which may quote what a server sent."""
 
-    def take_out(record: logging.LogRecord) -> bool:
-        if token in (said := record.getMessage()):
-            record.msg, record.args = clean(said, token), ()
+    def remove_token(record: logging.LogRecord) -> bool:
+        if token in (message := record.getMessage()):
+            record.msg, record.args = clean(message, token), ()
         return True
 
     handlers = [*logging.getLogger("huggingface_hub").handlers, *logging.getLogger().handlers] if token else []
     for handler in handlers:
-        handler.addFilter(take_out)
+        handler.addFilter(remove_token)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(take_out)
+            handler.removeFilter(remove_token)

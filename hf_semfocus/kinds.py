@@ -1,6 +1,6 @@
-"""What models are for: one entry per kind, with its names on the command line, in Transformers, PEFT and the Hub.
+"""Kinds of models: one entry each, with its names on the command line, in Transformers, PEFT and the Hub.
 
-A kind that is to be trained needs an objective of the same name as well, in ``training.OBJECTIVES``.
+Training a kind also needs an objective of the same name in ``training.OBJECTIVES``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import transformers
 
 @dataclass(frozen=True)
 class Kind:
-    """What a model is for.
+    """A kind of model, such as a causal language model.
 
     Attributes:
         name: in this library.
         loader: the Auto class of Transformers that builds and loads such models.
         peft: PEFT's task type; None where PEFT has none.
-        tag: the Hub's pipeline tag; None where the class does not tell.
+        tag: the Hub's pipeline tag; None where the class does not determine it.
         task: name on the command line, for kinds that the commands train.
     """
 
@@ -35,7 +35,7 @@ class Kind:
         return getattr(transformers, self.loader)
 
     def classes(self, config: transformers.PreTrainedConfig) -> tuple[type, ...]:
-        """The model classes of this kind for a configuration; empty where its family has none."""
+        """The model classes of this kind for a configuration; empty if its family has none."""
         found = self.auto._model_mapping.get(type(config), ())
         return tuple(found) if isinstance(found, list | tuple) else (found,)
 
@@ -50,7 +50,7 @@ KINDS = (
     Kind("image_classification", "AutoModelForImageClassification", None, "image-classification"),
     Kind("features", "AutoModel", "FEATURE_EXTRACTION", "feature-extraction"),
 )
-"""Every kind; where a class serves two, the first is meant."""
+"""Every kind; for a class that serves two, the first counts."""
 
 
 def get(name: str) -> Kind:
@@ -63,7 +63,7 @@ def get(name: str) -> Kind:
 
 
 def of_task(task: str) -> Kind:
-    """The kind that a task of the command line trains.
+    """The kind that a command-line task trains.
 
     Raises:
         ValueError: there is none.

@@ -1,4 +1,4 @@
-"""Versions and hardware, without the machine's name."""
+"""Versions and hardware, without the host name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSTRUCTIONS = ("avx", "avx2", "fma", "f16c", "avx512", "amx", "asimd", "sve", "
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of the installed ones among ``packages``."""
     found = {}
     for name in packages:
         try:
@@ -27,7 +27,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def software(packages: Iterable[str]) -> str:
-    """Python and those packages that are installed, in words."""
+    """Versions of Python and the installed ones among ``packages``, as one line."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{n} {v}" for n, v in versions(packages).items())])
 
 
@@ -47,7 +47,7 @@ def cpu_name() -> str:
 
 
 def flags() -> str:
-    """The processor's feature flags; its architecture and name where the system lists none."""
+    """The processor's feature flags, or its architecture and name where the system lists none."""
     return _cpuinfo("flags") or _cpuinfo("Features") or f"{platform.machine()} {platform.processor()}"
 
 

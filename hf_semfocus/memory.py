@@ -13,18 +13,18 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Restart the measurement, where that is possible: on CUDA, and for the process on Linux."""
+    """Reset the peak, where that is possible: on CUDA, and for the process on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):
-            _CLEAR.write_text("5")  # makes the highest resident size the one of now; see proc(5)
+            _CLEAR.write_text("5")  # sets the peak resident size to the current one; see proc(5)
 
 
 def peak_megabytes(device: torch.device) -> float:
     """Highest memory since ``reset_peak`` in 10**6 bytes: PyTorch's on CUDA, else the process's resident size.
 
-    Where the operating system cannot start anew, it is the highest since the process began.
+    Where the operating system cannot reset the peak, it counts from the start of the process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6

@@ -1,4 +1,4 @@
-"""Error messages: a value on one line, the name that was probably meant, and what an integer has to be."""
+"""Parts of error messages: a value on one line, the name that was probably meant, and a check of integers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from reprlib import Repr
 from typing import Any
 
 LONGEST_SHOWN = 160
-"""About as many characters as are shown of any value."""
-LIKENESS = 0.6
-"""Likeness of two words, from 0 to 1, above which one may be the other misspelled."""
+"""Approximate limit of the characters shown of a value."""
+SIMILARITY = 0.6
+"""Similarity of two words, from 0 to 1, above which one may be a misspelling of the other."""
 LONGEST_COMPARED = 100
 """Characters of the longest word that is compared: the time grows with the square of its length."""
 
@@ -31,24 +31,24 @@ def shown(value: Any) -> str:
 
 
 def nearest(word: Any, choices: Iterable[str]) -> str | None:
-    """The choice that ``word`` was probably meant to be; None if none is near. Of equals the first counts."""
+    """The choice that ``word`` probably misspells, the first of equally similar ones; None if none is similar."""
     if not isinstance(word, str) or len(word) > LONGEST_COMPARED:
         return None
-    likeness = {choice: difflib.SequenceMatcher(None, word, choice).ratio() for choice in choices}
-    best = max(likeness, key=likeness.get, default=None)
-    if best is not None and likeness[best] >= LIKENESS:
+    similarity = {choice: difflib.SequenceMatcher(None, word, choice).ratio() for choice in choices}
+    best = max(similarity, key=similarity.get, default=None)
+    if best is not None and similarity[best] >= SIMILARITY:
         return best
-    return next((choice for choice in likeness if len(word) > 2 and (word in choice or choice in word)), None)
+    return next((choice for choice in similarity if len(word) > 2 and (word in choice or choice in word)), None)
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:
-    """``" (did you mean 'name'?)"``, to follow what was refused; empty if no choice is near."""
+    """``" (did you mean 'name'?)"``, to append to a rejected value; empty if no choice is similar."""
     found = nearest(word, choices)
     return "" if found is None else f" (did you mean {found!r}?)"
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of any type, NumPy's included; truth values are not."""
+    """Whether a value is an integer of any type, including NumPy's; booleans do not count."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -56,7 +56,7 @@ def check_integer(name: str, value: Any, least: int) -> int:
     """The value as an ``int``.
 
     Raises:
-        ValueError: it is no integer, or below ``least``.
+        ValueError: it is not an integer, or below ``least``.
     """
     if not is_integer(value) or value < least:
         raise ValueError(f"{name}={shown(value)}; expected an integer of at least {least}")

@@ -91,7 +91,7 @@ def padded(keys, side):
 
 
 def masked(kind):
-    """A mask, and which queries are no padding."""
+    """A mask, and which queries are not padding."""
     real = torch.ones(2, 7, dtype=torch.bool)
     if kind in ("left", "right"):
         real = padded(7, kind)
@@ -260,7 +260,7 @@ def test_a_record_is_saved_loaded_and_merged(tmp_path, name, exact):
     with pytest.raises(ValueError, match="expected a name that ends in"):
         record.save(tmp_path / "record.txt")
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no record"):
+    with pytest.raises(ValueError, match="is not a record"):
         Record.load(tmp_path / "other.json")
 
 

@@ -117,8 +117,8 @@ def test_unknown_command_is_refused(capsys):
         command.main(["train"])
     assert ended.value.code == 2
     expected = (
-        "semfocus: error: 'train' is no command; expected one of pretrain, finetune, compare, sweep, analyze, bench, "
-        "env\n"
+        "semfocus: error: 'train' is not a command; expected one of pretrain, finetune, compare, sweep, analyze, "
+        "bench, env\n"
     )
     assert capsys.readouterr().err == expected
 

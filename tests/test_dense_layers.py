@@ -1,4 +1,4 @@
-"""Layers that would stay dense are refused by name, but for those that are no attention between tokens."""
+"""Layers that would stay dense are refused by name, but for those that are not attention between tokens."""
 
 import warnings
 

@@ -384,7 +384,10 @@ TEXTS = {
         "text_column='text' of dataset='FILE' holds values of the type Json; expected text",
     ),
     "lists.jsonl": (rows(None, ["a"], ["b"]), "holds values of the type List; expected text"),
-    "broken.jsonl": (rows("a", "b") + '{"text": ', "dataset='FILE' cannot be read: line 3 of broken.jsonl is no JSON"),
+    "broken.jsonl": (
+        rows("a", "b") + '{"text": ',
+        "dataset='FILE' cannot be read: line 3 of broken.jsonl is not JSON",
+    ),
 }
 MISTAKES = [
     ("--task chess", "unknown task 'chess'"),
@@ -477,9 +480,9 @@ def test_damaged_records_and_options_are_named(scene, tmp_path, capfd):
         (
             metrics,
             b"\n".join([metrics.read_bytes().split(b"\n")[0], b"{nonsense", b""]),
-            "line 2: '{nonsense' is no record",
+            "line 2: '{nonsense' is not a record",
         ),
-        (metrics, b"\xff\n", "metrics.jsonl is no text"),
+        (metrics, b"\xff\n", "metrics.jsonl is not text"),
         (
             options,
             options.read_bytes()[:90] + b"\n: [",

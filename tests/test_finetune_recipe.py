@@ -372,7 +372,7 @@ def test_kill_minus_nine_and_resume(tmp_path, make):
         (["--lora_r", "4"], "lora_r=4 is for LoRA; expected peft='lora' with it"),
         (["--lora_target_modules", "query"], r"lora_target_modules=\['query'\] is for LoRA"),
         (["--peft", "lora", "--lora_r", "0"], "r=0; expected an integer of at least 1"),
-        (["--peft", "lora", "--lora_target_modules", "x"], "'x' is no linear layer"),
+        (["--peft", "lora", "--lora_target_modules", "x"], "'x' is not a linear layer"),
         (["--attention", "topk"], "topk_sparse"),
         (["--swap_k", "4"], r"swap_k=\[4\] is for a swap"),
         (["--swap", "topk_sparse", "--swap_only"], "swap_only=True, but the head for task='sequence' is new"),

@@ -365,7 +365,7 @@ def test_what_people_wrote_on_the_hub_stays(server, publish):
     server.put("owner/merged", {"README.md": b"---\nlicense: [\n---\n"})
     assert "cannot be read" in error_of(publish, client_push, "owner/merged").message
     server.put("owner/merged", {"README.md": b"\xff"})
-    assert "is no UTF-8 text" in error_of(publish, client_push, "owner/merged").message
+    assert "is not UTF-8 text" in error_of(publish, client_push, "owner/merged").message
     server.put("owner/merged", {"README.md": "only by händ\r\n".encode()})
     publish(client_push, "owner/merged")
     begin = "\r\n---\r\nonly by händ\r\n\r\n<!-- hf_semfocus:begin -->\r\n"
@@ -626,13 +626,13 @@ def test_hostile_adapter(server, publish, load):
 
     for content, message in [
         (b"[]", "holds a list; expected an object"),
-        (b"[" * 100_000, "is no JSON"),
-        (b"\xff", "is no JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"\xff", "is not JSON"),
         (b" " * (1 << 21), "has 2097152 bytes; expected at most"),
         (json.dumps({**config, "hf_semfocus": {"attention": "evil/kernel"}}), "attention='evil/kernel' is not known"),
         (
             json.dumps({**config, "hf_semfocus": None}),
-            "says nothing of hf_semfocus; expected an adapter that was saved",
+            "has no entry 'hf_semfocus'; expected an adapter that was saved",
         ),
     ]:
         server.put(
@@ -721,5 +721,5 @@ def test_wrong_arguments(options, message, tmp_path):
 def test_models_that_are_not_ours(tmp_path):
     with pytest.raises(ValueError, match=r"attn_implementation is 'sdpa'; expected one of .*topk_sparse"):
         hub.push_to_hub(tiny(0, "sdpa"), None, "owner/dry", dry_run=tmp_path / "dry")
-    with pytest.raises(TypeError, match=r"Linear is no Transformers or PEFT model; unwrap it first"):
+    with pytest.raises(TypeError, match=r"Linear is not a Transformers or PEFT model; unwrap it first"):
         hub.push_to_hub(torch.nn.Linear(2, 2), None, "owner/dry", dry_run=tmp_path / "dry")

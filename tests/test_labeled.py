@@ -263,7 +263,7 @@ FILES = {
     ),
     "no JSON": (
         {"a.jsonl": '{"text": "x", "label": "a"}\n{"text": "y", "label":\n'},
-        "line 2 of a.jsonl is no JSON (Expecting value, column 23); expected an object on every line",
+        "line 2 of a.jsonl is not JSON (Expecting value, column 23); expected an object on every line",
     ),
     "a comma too many": (
         {"a.csv": "text,label\nx,a\ny, and z,b\n"},

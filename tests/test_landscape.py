@@ -172,7 +172,7 @@ def test_a_file_of_another_landscape_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds another landscape \(weights"):
         analysis.landscape(other, ROWS, quadratic, **options)
     file.write_text("[]")
-    with pytest.raises(ValueError, match="is no landscape"):
+    with pytest.raises(ValueError, match="is not a landscape"):
         analysis.landscape(other, ROWS, quadratic, **options)
 
 

@@ -154,13 +154,13 @@ def test_other_targets(targets):
         ({"target_modules": []}, r"target_modules=\[\]; expected at least one"),
         (
             {"target_modules": ["c_attn", "q_proj"]},
-            "'q_proj' is no linear layer of GPT2ForSequenceClassification outside its head; expected some of c_attn, "
-            "c_proj, c_fc$",
+            "'q_proj' is not a linear layer of GPT2ForSequenceClassification outside its head; expected some of "
+            "c_attn, c_proj, c_fc$",
         ),
-        ({"target_modules": ["attn"]}, "'attn' is no linear layer"),
-        ({"target_modules": ["_attn"]}, "'_attn' is no linear layer"),
-        ({"target_modules": ["ln_1"]}, "'ln_1' is no linear layer"),
-        ({"target_modules": ["score"]}, "'score' is no linear layer .* outside its head"),
+        ({"target_modules": ["attn"]}, "'attn' is not a linear layer"),
+        ({"target_modules": ["_attn"]}, "'_attn' is not a linear layer"),
+        ({"target_modules": ["ln_1"]}, "'ln_1' is not a linear layer"),
+        ({"target_modules": ["score"]}, "'score' is not a linear layer .* outside its head"),
     ],
 )
 def test_what_is_refused(options, message):

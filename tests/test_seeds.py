@@ -158,10 +158,10 @@ def test_files_and_folders_are_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n" + lines[0][:20])
     assert analysis.read_records(tmp_path) == records(FULL, (0.5, 0.9))
     assert len(analysis.read_records(tmp_path, tmp_path / "metrics.jsonl")) == 4
-    with pytest.raises(ValueError, match=r"nothing is no file; expected metrics.jsonl"):
+    with pytest.raises(ValueError, match=r"nothing is not a file; expected metrics.jsonl"):
         analysis.read_records(tmp_path / "nothing")
     (tmp_path / "metrics.jsonl").write_text("nonsense\n")
-    with pytest.raises(ValueError, match="holds a line that is no JSON"):
+    with pytest.raises(ValueError, match="holds a line that is not JSON"):
         analysis.read_records(tmp_path)
 
 

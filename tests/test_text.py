@@ -220,7 +220,7 @@ def test_the_hub_is_asked_by_name_and_no_code_is_trusted(monkeypatch):
 
 
 BROKEN = {
-    "lines of no JSON": ("a.jsonl", "{oops\n", {}, "line 1 of a.jsonl is no JSON"),
+    "lines of no JSON": ("a.jsonl", "{oops\n", {}, "line 1 of a.jsonl is not JSON"),
     "Latin-1": ("a.txt", "a\nb\nüber\n", {"sample_by": "line"}, r"line 3 of a\.txt is not UTF-8 \(byte 0xfc\); save"),
     "JSON in Latin-1": ("a.jsonl", '{"text": "ü"}\n', {}, r"line 1 of a\.jsonl is not UTF-8"),
     "no lines": ("a.jsonl", "", {}, "has no documents; expected at least|at least one example"),

@@ -468,7 +468,7 @@ def test_log_drops_what_comes_after_a_checkpoint(tmp_path):
 
 def test_line_that_is_no_record_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"run": "a"}\nnonsense\n{"run": "a"}\n')
-    with pytest.raises(ValueError, match="line 2: 'nonsense' is no record"):
+    with pytest.raises(ValueError, match="line 2: 'nonsense' is not a record"):
         read(tmp_path / "metrics.jsonl")
 
 
@@ -518,7 +518,7 @@ def test_file_gives_defaults_and_the_command_line_wins(tmp_path):
     ("text", "message"),
     [
         ("epoch: 7", r"options.yaml: unknown option 'epoch'; did you mean --epochs\?"),
-        ("epochs: [", "options.yaml' is no YAML: while parsing"),
+        ("epochs: [", "options.yaml' is not YAML: while parsing"),
         ("- epochs", "holds a list; expected option: value pairs"),
         ("batch_size: 0", "batch_size=0; expected an integer of at least 1"),
     ],

@@ -1,4 +1,4 @@
-"""Adapters of PEFT: LoRA on a model with sparse attention, and an attention that comes back with its adapter."""
+"""PEFT adapters: LoRA on a model with sparse attention, and saving the attention with the adapter."""
 
 from .hooks import install, set_attention, stored_entry
 from .lora import add_lora, lora_targets

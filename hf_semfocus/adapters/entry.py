@@ -1,7 +1,7 @@
 """The entry of ``adapter_config.json`` that keeps the attention and the class names of an adapter's base model.
 
-PEFT keeps nothing of the base model but its name, so that an adapter alone would come back dense, and a base model has
-no names for the classes that its adapter was trained on.
+PEFT saves only the name of the base model. Without this entry an adapter would be loaded on dense attention, and the
+base model would lack the names of the classes that the adapter was trained on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..messages import shown
 
 FILE = "adapter_config.json"
 ENTRY = "hf_semfocus"
-"""Its name in the file; without this package PEFT warns that it ignores an argument of this name."""
+"""Name of the entry; without this package PEFT warns that it ignores an argument of this name."""
 DENSE = "sdpa"
 """The attention of an adapter that was trained dense on a checkpoint with one of our attentions."""
 
 
 def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
-    """Our attention in a configuration with all parameters: one name, a dict of those of its parts, or None."""
+    """Our attention in a configuration, with all parameters: a name, a dict of names by part, or None."""
 
     def stated(part: PreTrainedConfig) -> str:
         return resolve(part._attn_implementation, part.semfocus)[0].spec
@@ -33,7 +33,7 @@ def attention_of(config: PreTrainedConfig) -> str | dict[str, Any] | None:
 
 
 def entry_of(model: Any) -> dict[str, Any] | None:
-    """What an adapter on ``model`` keeps; None where neither model nor checkpoint has any of our attentions."""
+    """The entry for an adapter on ``model``; None where neither model nor checkpoint has one of our attentions."""
     if not isinstance(model, PreTrainedModel):
         return None
     attention = attention_of(model.config) or (DENSE if hasattr(model.config, LOADED) else None)
@@ -44,10 +44,10 @@ def entry_of(model: Any) -> dict[str, Any] | None:
 
 
 def checked(entry: Any) -> dict[str, Any] | None:
-    """The entry as it was read from a file, with all parameters of the attention.
+    """An entry read from a file, validated, with all parameters of the attention stated.
 
     Raises:
-        ValueError: it is not what this package writes, or names a mechanism or parameter that is not there.
+        ValueError: it is not what this package writes, or names an unknown mechanism or parameter.
     """
     if entry is None:
         return None
@@ -65,10 +65,10 @@ def checked(entry: Any) -> dict[str, Any] | None:
 
 
 def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:
-    """An attention as it was read from a file, with all parameters.
+    """An attention read from a file, with all parameters stated.
 
     Raises:
-        ValueError: it is none of ours, or a dict for parts that have parts that have parts ...
+        ValueError: it is none of ours, or a dict that is nested too deeply.
     """
     if isinstance(attention, dict) and has_ours(attention, depth):
         return {part: None if name is None else _stated(name, depth - 1) for part, name in attention.items()}
@@ -77,11 +77,11 @@ def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:
     if not is_ours(attention):
         raise ValueError(
             f"{FILE}: attention={shown(attention)} is not known; expected one of {', '.join(mechanisms.names())}, "
-            "with parameters or without, or what is registered before the adapter is loaded"
+            "with or without parameters, or one that is registered before the adapter is loaded"
         )
     return resolve(attention, None)[0].spec
 
 
 def unnamed(labels: Mapping[int, str] | None) -> bool:
-    """Whether classes have no names but those that Transformers makes up."""
+    """Whether classes have no names other than Transformers' defaults."""
     return not labels or all(name == f"LABEL_{number}" for number, name in labels.items())

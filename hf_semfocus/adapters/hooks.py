@@ -1,7 +1,7 @@
 """Save the attention with every PEFT adapter, and restore it on the base model wherever an adapter is loaded.
 
-All savers ask PEFT's configuration for its ``to_dict``, and all loaders call a ``load_adapter``. These are wrapped,
-with ``from_peft_type``, which reads the entry, and the check of a hotswap, as soon as PEFT is imported.
+Every saver calls ``to_dict`` of PEFT's configuration, and every loader a ``load_adapter``. These, ``from_peft_type``
+(which reads the entry) and the compatibility check of hotswapping are wrapped as soon as PEFT is imported.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 ENTRY_ATTRIBUTE = "_semfocus_entry"
-"""Attribute of a PEFT configuration that holds the entry of the file it was read from, or written to last."""
+"""Attribute of a PEFT configuration that holds the entry it was read with, or last saved with."""
 
 
 def install() -> None:
-    """Wrap what adapters are saved and loaded with, of PEFT once it is imported. Idempotent."""
+    """Wrap the functions that save and load adapters; those of PEFT once it is imported. Idempotent."""
     wrap(PreTrainedModel, "save_pretrained", save_model)
     wrap(PreTrainedModel, "load_adapter", load_into_model)
     when_imported("peft", _wrap_peft)
@@ -48,7 +48,7 @@ def _wrap_peft() -> None:
 
 
 def save_model(original: Callable[..., Any], self: PreTrainedModel | PeftModel, *args: Any, **kwargs: Any) -> Any:
-    """Note the attention in the configurations of a model's adapters, then save it."""
+    """Save a model after storing its attention in the configurations of its adapters."""
     if (adapters := getattr(self, "peft_config", None)) is not None:
         entry = entry_of(_base(self))
         for config in adapters.values():
@@ -71,25 +71,25 @@ def load_into_model(
 
 
 def stored_entry(config: PeftConfig) -> dict[str, Any] | None:
-    """What an adapter keeps of its base model, of its configuration; None for nothing."""
+    """The entry that an adapter's configuration holds; None if it has none."""
     return getattr(config, ENTRY_ATTRIBUTE, None)
 
 
 def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
-    """Give a model the attention and the class names of an adapter; warns where it keeps another attention.
+    """Give a model the attention and the class names of an adapter; warn where it keeps another attention.
 
     Args:
         model: the adapter's base model.
         entry: what :func:`checked` returned.
-        where: the adapter comes from.
+        where: the adapter's folder or name, for messages.
 
     Raises:
         ValueError: the model cannot have the attention.
     """
     wanted = entry["attention"]
-    said = f"the adapter {shown(where)} was trained with the attention {wanted!r}"
+    trained = f"the adapter {shown(where)} was trained with the attention {wanted!r}"
     if not isinstance(model, PreTrainedModel):
-        warnings.warn(f"{said}, which a {type(model).__name__} cannot be given", stacklevel=4)
+        warnings.warn(f"{trained}, which a {type(model).__name__} cannot be given", stacklevel=4)
         return
     _name_classes(model.config, entry.get("id2label"))
     now = attention_of(model.config) or DENSE
@@ -97,14 +97,14 @@ def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
         return
     if _was_chosen(model):
         warnings.warn(
-            f"{said}, but its base model was given {now!r} and keeps it; "
+            f"{trained}, but its base model was given {now!r} and keeps it; "
             "hf_semfocus.load_adapter(adapter, model) gives it the adapter's",
             stacklevel=4,
         )
         return
     set_attention(model, wanted)
     if (now := attention_of(model.config) or DENSE) != wanted:
-        raise ValueError(f"{said}; the {type(model).__name__} it is for has no such parts, only {shown(now)}")
+        raise ValueError(f"{trained}; the {type(model).__name__} it is for has no such parts, only {shown(now)}")
 
 
 def set_attention(model: PreTrainedModel, attention: str | dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ def set_attention(model: PreTrainedModel, attention: str | dict[str, Any]) -> No
 
 
 def _was_chosen(model: PreTrainedModel) -> bool:
-    """Whether somebody asked for the attention that the model has, other than in the checkpoint it was loaded from."""
+    """Whether the model's attention was requested explicitly, not only by the checkpoint it was loaded from."""
     name = names_in(model.config)
     if name is None:
         return model.config._attn_implementation != getattr(model, IMPLICIT, None)
@@ -138,9 +138,7 @@ def _load_into_peft(
 def _restore(model: PreTrainedModel | PeftModel, where: Any, name: str, kwargs: Mapping[str, Any]) -> None:
     config = model.peft_config[name]
     folder = os.path.join(where or "", kwargs.get("subfolder") or "")
-    if where is not None and os.path.isfile(
-        os.path.join(folder, FILE)
-    ):  # perhaps weights for an adapter that is there
+    if where is not None and os.path.isfile(os.path.join(folder, FILE)):  # possibly weights for an existing adapter
         config = type(config).from_pretrained(folder)
     if (entry := stored_entry(config)) is not None:
         apply_entry(_base(model), entry, where or name)
@@ -161,7 +159,7 @@ def _from_peft_type(original: Callable[..., PeftConfig], cls: type, **kwargs: An
 def _check_hotswap(original: Callable[..., None], now: PeftConfig, new: PeftConfig) -> None:
     """Refuse to swap weights in place between adapters that were trained with different attentions.
 
-    An adapter that was neither loaded nor saved says nothing, and is not compared.
+    An adapter that was neither loaded nor saved has no entry, and is not compared.
 
     Raises:
         ValueError: names both.
@@ -180,13 +178,13 @@ def _base(model: PreTrainedModel | PeftModel) -> Any:
 
 
 def _without_dense(attention: Mapping[str, Any]) -> dict[str, Any]:
-    """The attentions of parts without those that are dense, which stay what they are."""
+    """The attentions of a model's parts without the dense ones, which are left unchanged."""
     given = {key: value for key, value in attention.items() if value is not None}
     return {key: _without_dense(value) if isinstance(value, dict) else value for key, value in given.items()}
 
 
 def _name_classes(config: PreTrainedConfig, names: Mapping[int, str] | None) -> None:
-    """Give the classes of a base model that has no names for them those of the adapter."""
+    """Give a base model without class names those of the adapter."""
     if names and len(names) == config.num_labels and unnamed(config.id2label):
         config.id2label = dict(names)
         config.label2id = {name: number for number, name in names.items()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 LARGEST = 1 << 20
-"""Bytes a configuration may have."""
+"""Most bytes of a configuration file."""
 
 
 def load_adapter(
@@ -34,19 +34,19 @@ def load_adapter(
 ) -> PeftModel:
     """Load an adapter on its base model, with the sparse attention and the classes it was trained with.
 
-    Where this package is imported, ``PeftModel.from_pretrained`` and its kin do so too, but keep an attention that the
-    base model was explicitly given, and do not know how many classes a base model must have.
+    Once this package is imported, ``PeftModel.from_pretrained`` and the other loaders do so too, but they keep an
+    attention that the base model was explicitly given, and do not set its number of classes.
 
     Args:
         adapter: a folder, or ``owner/name`` on the Hub.
-        base: the base model, which is given the attention in place, or its name; by default what the adapter names.
+        base: the base model, changed in place, or its name; by default the one that the adapter names.
         revision: of the adapter.
         token: of the Hub; the stored one by default, False for none.
         **kwargs: for ``PeftModel.from_pretrained``, such as ``is_trainable=True``.
 
     Raises:
-        HubError: the Hub refused, or there is no adapter with an attention in safetensors.
-        ValueError: its attention is none of ours, or nobody says what the base model is.
+        HubError: the Hub refused, or there is no adapter with weights in safetensors.
+        ValueError: its attention is none of ours, or the base model is not known.
     """
     from peft import PeftModel
 
@@ -67,7 +67,7 @@ def load_adapter(
     entry = checked(config.get(ENTRY))
     if entry is None:
         raise HubError(
-            f"{FILE} of {where!r} says nothing of {ENTRY}; expected an adapter that was saved with one of its "
+            f"{FILE} of {where!r} has no entry {ENTRY!r}; expected an adapter that was saved with one of its "
             "attentions while it was imported"
         )
     if base is None or isinstance(base, str):
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path.name} is not JSON ({type(error).__name__}: {error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds a {type(value).__name__}; expected an object")
     return value

@@ -1,4 +1,4 @@
-"""LoRA on the attention projections of a model (arXiv 2106.09685), by PEFT: small matrices are trained in their place.
+"""LoRA on the attention projections of a model (arXiv 2106.09685), by PEFT.
 
 model = AutoModelForSequenceClassification.from_pretrained("gpt2", attn_implementation="topk_sparse:k=8")
 model = add_lora(model, "classification", r=8, alpha=16, dropout=0.05)
@@ -25,11 +25,11 @@ TARGETS = {
     "modernbert": ["Wqkv"],
     "semfocus_encoder": ["q_proj", "v_proj"],
 }
-"""Attention projections of families that PEFT has no default for."""
+"""Attention projections of model families for which PEFT has no default."""
 
 
 def lora_targets(model: PreTrainedModel) -> list[str] | str:
-    """Names of the modules that LoRA adapts in the model's family, or a pattern of them; PEFT's own where it has any.
+    """Names of the modules that LoRA adapts in the model's family, or a pattern; PEFT's default if it has one.
 
     Raises:
         ValueError: a family without a default.
@@ -54,21 +54,21 @@ def add_lora(
     dropout: float = 0.0,
     target_modules: Sequence[str] | None = None,
 ) -> PeftModel:
-    """Freeze a model but for LoRA matrices and, if it classifies, its head, both of which an adapter saves.
+    """Freeze all of a model but its LoRA matrices and, in a classifier, its head; an adapter saves both.
 
     The head is everything outside of the base model, and the base model's pooler if there is one: a checkpoint may
-    lack it, and random weights that are not saved would differ wherever the adapter is loaded.
+    lack it, and random weights that are not saved would differ whenever the adapter is loaded.
 
     Args:
         model: changed in place; the matrices' initial weights come from torch's global stream.
-        kind: what the model is for, a name of :mod:`hf_semfocus.kinds`.
+        kind: the kind of model, a name of :mod:`hf_semfocus.kinds`.
         r: rank of the matrices.
-        alpha: their product is scaled by ``alpha / r``.
-        dropout: probability of dropout in front of them.
-        target_modules: names of linear layers, or ends of them at a dot; by default those of the family.
+        alpha: the product of the matrices is scaled by ``alpha / r``.
+        dropout: probability of dropout on their input.
+        target_modules: names of linear layers, or their last parts; by default those of the family.
 
     Raises:
-        ValueError: a bad argument, a target that is no linear layer of the model, or a family without a default.
+        ValueError: a bad argument, a target that is not a linear layer of the model, or a family without a default.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -110,8 +110,8 @@ def _check_targets(model: PreTrainedModel, targets: list[str], head: list[str]) 
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             raise ValueError(
-                f"target_modules: {target!r} is no linear layer of {type(model).__name__} outside its head; expected "
-                f"some of {_last_names(layers)}"
+                f"target_modules: {target!r} is not a linear layer of {type(model).__name__} outside its head; "
+                f"expected some of {_last_names(layers)}"
             )
 
 

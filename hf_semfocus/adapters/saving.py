@@ -1,4 +1,4 @@
-"""Write an adapter as it is published: one file of weights, and a configuration that is the same in every process."""
+"""Write an adapter for publishing: one weights file and a deterministic configuration."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str | None, offline: bool) -> None:
-    """Write the adapter, which keeps the attention of its base model.
+    """Write an adapter with the attention of its base model.
 
     Args:
-        model: with one adapter.
-        attentions: sparse ones in use.
-        folder: where to.
-        base_model: the base model on the Hub; by default what the adapter says, unless that is a folder here.
+        model: a model with one adapter.
+        attentions: the sparse attentions in use.
+        folder: the output folder.
+        base_model: Hub name of the base model; by default the one that the adapter names, unless it is a local folder.
         offline: keep PEFT from asking the Hub whether the base model's vocabulary was smaller.
 
     Raises:
@@ -35,20 +35,20 @@ def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str 
         raise ValueError(f"the model has adapters {names} and attentions {attentions}; expected one of each")
     with patch_environment(**({"HF_HUB_OFFLINE": "1"} if offline else {})):
         model.save_pretrained(folder)
-    if (inner := folder / names[0]).is_dir():  # where PEFT puts one that is not named "default"
+    if (inner := folder / names[0]).is_dir():  # where PEFT saves an adapter that is not named "default"
         for file in inner.iterdir():
             os.replace(file, folder / file.name)
         inner.rmdir()
     config = json.loads((folder / FILE).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_model or base_on_hub(model)
     for key, value in vars(model.peft_config[names[0]]).items():
-        if isinstance(value, set):  # in an order that differs from process to process
+        if isinstance(value, set):  # whose order differs between processes
             config[key] = sorted(config[key])
     (folder / FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def base_on_hub(model: PeftModel) -> str | None:
-    """The Hub name of an adapter's base model; None if it says none, or a folder on this machine."""
+    """The Hub name of an adapter's base model; None if it has none, or a local folder."""
     named = model.active_peft_config.base_model_name_or_path or model.get_base_model().name_or_path
     if not named:
         return None

@@ -26,7 +26,7 @@ def capture(
 ) -> Iterator[Record]:
     """Measure every call of a model's attention while the context is open.
 
-    All quantities are of the scores, with bias and softcap and without sink logits, of the queries that are no padding
+    Quantities are taken from the scores (with bias and softcap, no sink logits) of the queries that are not padding
     over the keys they see. Scores are recomputed in float32 (float64 for float64 models) in chunks of queries.
 
         with hf_semfocus.analysis.capture(model) as record:

@@ -59,8 +59,7 @@ class Condition:
 def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = TABLE_QUANTILES) -> list[Condition]:
     """Both conditions of a dense and a sparse model, at every quantile, over all layers and layer by layer.
 
-    A column sets quantiles of different distributions beside each other, as the paper does: it is no statement about
-    any single query.
+    A column combines quantiles of different distributions, as the paper does; it says nothing about any single query.
 
     Args:
         dense, sparse: what was captured of them: a record, or its rows, mappings with ``layer``, ``head``,
@@ -73,7 +72,7 @@ def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = TAB
         First those over all layers, then those of the first layer, and so on.
 
     Raises:
-        ValueError: a quantity that is needed was not captured, the sparse model is no top-k, or k is below 1.
+        ValueError: a quantity that is needed was not captured, the sparse model is not top-k, or k is below 1.
     """
     found = {"delta_s": _values(dense), **dict.fromkeys(("delta_h", "separation", "beta"), _values(sparse))}
     layers = {layer for values in found.values() for layer, *_ in values}

@@ -56,7 +56,9 @@ def read_done(file: Path, settings: dict[str, Any]) -> list[list[float]]:
         held = json.loads(file.read_text(encoding="utf-8"))
         before, done = held["settings"], held["done"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"file={str(file)!r} is no landscape; expected a new file, or one that was begun") from None
+        raise ValueError(
+            f"file={str(file)!r} is not a landscape; expected a new file, or one of a landscape"
+        ) from None
     changed = [
         f"{name}: {before.get(name)!r} -> {value!r}" for name, value in settings.items() if before.get(name) != value
     ]

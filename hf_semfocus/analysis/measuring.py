@@ -23,7 +23,7 @@ Values = dict[tuple[int, str], list[NDArray[np.float64]]]
 
 @torch.no_grad()
 def measure(call: Call, mechanism: Mechanism, quantities: Sequence[AttentionQuantity]) -> Values:
-    """The values of ``quantities`` over all queries and keys that are no padding.
+    """The values of ``quantities`` over all queries and keys that are not padding.
 
     Args:
         call: what is measured.
@@ -77,7 +77,7 @@ def _padding(call: Call) -> Tensor:
     """Queries that are padding, as they do not see their own key: bool ``[batch, heads, queries]``, sizes may be 1.
 
     None is where queries look into another sequence and have no key of their own, or where no query at all sees its
-    own, which is no mask of padding.
+    own, which is not a mask of padding.
     """
     problem = call.problem
     (_, _, queries, keys), who = problem.shape, problem.visibility

@@ -173,7 +173,7 @@ class Record:
         try:
             return cls._of(json.loads(text))
         except (KeyError, TypeError, json.JSONDecodeError):
-            raise ValueError(f"{path} is no record; expected what Record.save wrote") from None
+            raise ValueError(f"{path} is not a record; expected what Record.save wrote") from None
 
     def _state(self) -> dict[str, Any]:
         sketches = [[*place, sketch.state()] for place, sketch in sorted(self.sketches.items())]

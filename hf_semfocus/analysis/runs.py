@@ -95,12 +95,12 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise ValueError(f"{path} is no file; expected metrics.jsonl, or a folder with records of a training or grid")
+        raise ValueError(f"{path} is not a file; expected metrics.jsonl, or the output folder of a training or grid")
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # one without its end is being written
     try:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds a line that is no JSON: {error}") from None
+        raise ValueError(f"{path} holds a line that is not JSON: {error}") from None
 
 
 def find_runs(records: Iterable[LogRecord], target: Target) -> list[Run]:

@@ -24,7 +24,7 @@ def draw_landscapes(landscapes: Mapping[str, Landscape], path: Path) -> None:
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no landscape, or no finite loss.
+        ValueError: there is not a landscape, or no finite loss.
     """
     losses = [each.loss[np.isfinite(each.loss)] for each in landscapes.values()]
     if not losses or not any(loss.size for loss in losses):

@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.argv = [f"semfocus {name}", *rest]
         start(name)
     else:
-        print(f"semfocus: error: {name!r} is no command; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"semfocus: error: {name!r} is not a command; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 

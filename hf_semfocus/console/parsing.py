@@ -114,7 +114,7 @@ def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config={str(path)!r} is no YAML: {error}") from error
+        raise ValueError(f"config={str(path)!r} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected option: value pairs")
     arguments = []

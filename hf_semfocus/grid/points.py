@@ -72,7 +72,7 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
         configure: from a command and its arguments to all options in force.
 
     Raises:
-        ValueError: the file is no grid, or ``configure`` refuses a point; names the place.
+        ValueError: the file is not a grid, or ``configure`` refuses a point; names the place.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -82,6 +82,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
             line["point"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: {text[:60]!r} is no line of a grid's results") from None
+            raise ValueError(f"{path}, line {number}: {text[:60]!r} is not a line of grid results") from None
         lines.append(line)
     return lines

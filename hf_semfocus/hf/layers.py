@@ -23,7 +23,7 @@ LEFT_ALONE = {
     "GatedAttention": "weights of features",
     "AttentionResidual": "weights of earlier layers",
 }
-"""Parts of names of classes whose own attention is no attention between the tokens of a sequence, and what it is."""
+"""Parts of names of classes whose own attention is not attention between the tokens of a sequence, and what it is."""
 
 
 def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

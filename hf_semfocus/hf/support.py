@@ -47,7 +47,7 @@ def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
     Args:
         model: whose layers.
         name: the attention.
-        whole: whether it is no part of another model with that attention.
+        whole: whether it is not part of another model with that attention.
 
     Raises:
         UnsupportedModelError: names the class, its layers, and what to use instead.
@@ -66,7 +66,7 @@ def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
     if dense:
         said = [f"{path} ({meaning})" for path, meaning in dense.items()]
         warnings.warn(
-            f"{type(model).__name__}: {name!r} leaves dense what is no attention between tokens: {_some(said)}",
+            f"{type(model).__name__}: {name!r} leaves dense what is not attention between tokens: {_some(said)}",
             stacklevel=4,
         )
 

@@ -96,7 +96,7 @@ def base_of(model: nn.Module) -> PreTrainedModel:
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     if not isinstance(base, PreTrainedModel):
         raise TypeError(
-            f"{type(model).__name__} is no Transformers or PEFT model; unwrap it first, for example with "
+            f"{type(model).__name__} is not a Transformers or PEFT model; unwrap it first, for example with "
             "accelerator.unwrap_model(model)"
         )
     return base

@@ -72,7 +72,7 @@ class Remote:
         try:
             return Path(path).read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"the README.md of {self.repo_id!r} is no UTF-8 text ({error}); mend it there") from None
+            raise ValueError(f"the README.md of {self.repo_id!r} is not UTF-8 text ({error}); mend it there") from None
 
     def create(self, private: bool) -> None:
         """Create it.

@@ -89,7 +89,7 @@ def check(results: Iterable[Result | Mapping[str, Any]]) -> tuple[Result, ...]:
                 raise ValueError(f"a result has the fields {sorted(item)}; expected {names}")
             item = Result(**item)
         elif not isinstance(item, Result):
-            raise ValueError(f"{item!r} is no result; expected a hf_semfocus.hub.Result or a dict of {names}")
+            raise ValueError(f"{item!r} is not a result; expected a hf_semfocus.hub.Result or a dict of {names}")
         found.append(item)
     return tuple(found)
 

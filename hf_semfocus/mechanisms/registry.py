@@ -33,7 +33,7 @@ def register(name: str, *, overwrite: bool = False) -> Callable[[M], M]:
 
     Raises:
         ValueError: the name is taken or cannot be one, Transformers would read a meaning of its own into it, or the
-            class is no mechanism.
+            class is not a mechanism.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
         raise ValueError(

@@ -84,7 +84,7 @@ class FocusLogger(TrainerCallback):
         quantities: names in :data:`hf_semfocus.analysis.QUANTITIES`.
 
     Raises:
-        ValueError: ``every`` is no positive integer; or, before the first step, the model is to be compiled.
+        ValueError: ``every`` is not a positive integer; or, before the first step, the model is to be compiled.
     """
 
     def __init__(self, log: Callable[[dict[str, float]], None], every: int = 50, quantities: Sequence[str] = MEASURED):

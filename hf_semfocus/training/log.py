@@ -41,7 +41,7 @@ class MetricsLog:
         """Drop all but the first ``keep`` records of ``run``, and a last line that was not finished.
 
         Raises:
-            ValueError: there are fewer than ``keep``, or a line is no record.
+            ValueError: there are fewer than ``keep``, or a line is not a record.
         """
         if not self.writes:
             return
@@ -68,7 +68,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All records of a file, or none where it does not exist; a last line without its end does not count.
 
     Raises:
-        ValueError: names the line that is no record.
+        ValueError: names the line that is not a record.
     """
     if not path.exists():
         return []
@@ -76,13 +76,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}") from None
+        raise ValueError(f"{path} is not text: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             record["run"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: {line[:60]!r} is no record") from None
+            raise ValueError(f"{path}, line {number}: {line[:60]!r} is not a record") from None
         records.append(record)
     return records
 

@@ -13,7 +13,7 @@ from ..data.rows import IGNORED
 Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
 """From a model and its inputs to the loss, summed over the units, and to predictions and references.
 
-Predictions and references are int64 of one shape; a reference of -100 is no unit.
+Predictions and references are int64 of one shape; a reference of -100 is not a unit.
 """
 
 

@@ -85,7 +85,7 @@ def load_labeled(
         seed: which rows are held out; a non-negative integer.
 
     Raises:
-        ValueError: a bad argument, nothing there, no such column, too few rows, a row without text or label, or a
+        ValueError: a bad argument, no such dataset or column, too few rows, a row without text or label, or a
             validation label that is no class of the training split. The message names the file and the line, from 1.
     """
     if kind not in TEXTS:

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import ClassLabel
 
 MOST = 1 << 16
-"""Classes there may be; integers beyond are no classes but, say, the numbers of the rows."""
+"""Classes there may be; integers beyond are not classes but, say, the numbers of the rows."""
 _SHOWN = 8
 _TYPE_NAMES = {str: "text", bool: "truth values", int: "integers"}
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")

@@ -100,7 +100,7 @@ def _bad_json(file: Path, name: str) -> str | None:
                 json.loads(line.strip() or "0")
             except json.JSONDecodeError as error:
                 what = f"{error.msg}, column {error.colno}"
-                return f"line {number} of {name} is no JSON ({what}); expected an object on every line"
+                return f"line {number} of {name} is not JSON ({what}); expected an object on every line"
     return None
 
 

@@ -16,7 +16,7 @@ from .files import find, looks_local
 from .places import fault
 
 LOADER_OPTIONS = {"json": {"encoding": "utf-8-sig"}}
-"""Told to loaders of ``datasets``: that of JSON passes bytes that are no text on, unless it has to decode them."""
+"""Told to loaders of ``datasets``: that of JSON passes bytes that are not text on, unless it has to decode them."""
 
 
 def read_splits(

@@ -114,7 +114,7 @@ def register(cls: TaskClass) -> TaskClass:
 @functools.cache
 def source_digest(cls: type[Task]) -> str | None:
     """SHA-256 of the files that define `cls`, its bases and the modules of this package that it names, or None where
-    there is no file (a REPL).
+    there is not a file (a REPL).
 
     `register` asks first, and the answer is kept: a file edited later does not describe the loaded code.
     """
