@@ -328,7 +328,7 @@ def test_flex_attention_says_what_it_cannot_do():
         "tensors are on cpu; expected cuda",
         "dropout_p=0.1; expected none",
         "bias is given; expected none",
-        "weights are asked for; expected the output alone",
+        "weights are requested; expected the output alone",
     ]
     with pytest.raises(
         ValueError, match=r"backend 'flex' cannot compute banded_sparse.*expected cuda.*expected one of"

@@ -189,7 +189,7 @@ def test_sinks_take_part_in_the_softmax_and_learn(seen):
     ("change", "words"),
     [
         (lambda q, k, v: ((q.double(), k.double(), v.double()), {}), "tensors are torch.float64; expected float32"),
-        (lambda q, k, v: ((q, k, v), {"return_weights": True}), "weights are asked for"),
+        (lambda q, k, v: ((q, k, v), {"return_weights": True}), "weights are requested"),
         (lambda q, k, v: ((q.to("meta"), k.to("meta"), v.to("meta")), {}), "tensors are on meta; expected cpu"),
     ],
 )

@@ -553,7 +553,7 @@ def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatc
     elif INSTALLED:
         assert usual == ["tensors are on cpu; expected cuda (or TRITON_INTERPRET=1)"]
     assert set(backend.LIMITS.objections(made, at, return_weights=True)) - set(usual) == {
-        "weights are asked for; expected the output alone"
+        "weights are requested; expected the output alone"
     }
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert backend.LIMITS.objections(made, at) == usual

@@ -67,8 +67,8 @@ def load_adapter(
     entry = checked(config.get(ENTRY))
     if entry is None:
         raise HubError(
-            f"{FILE} of {where!r} has no entry {ENTRY!r}; expected an adapter that was saved with one of its "
-            "attentions while it was imported"
+            f"{FILE} of {where!r} has no entry {ENTRY!r}; expected an adapter that was saved with an "
+            "attention of hf_semfocus"
         )
     if base is None or isinstance(base, str):
         base = _load_base(where, base, config, entry, secret)

@@ -1,7 +1,7 @@
-"""Why focus helps, or does not: the quantities, conditions and pictures of arXiv 2506.14095, for any model.
+"""The quantities, conditions and plots of arXiv 2506.14095 for any model.
 
-A name is imported when it is first used. No module here has the name of a function that is public, which would hide
-the function once the module is imported.
+Names are imported on first use. No module here has the name of a public function, as the imported module would hide
+the function.
 """
 
 from importlib import import_module
@@ -53,7 +53,7 @@ _LAZY = {
     "TimeToTarget": "times",
     "times_to_target": "times",
 }
-"""Public names, and the module that each is in."""
+"""Public names and their modules."""
 
 __all__ = sorted(_LAZY)
 

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FLOOR = 1e-9
-"""What dispersions and separations are taken for where they are smaller, as in the paper's table."""
+"""Smaller dispersions and separations count as this, as in the paper's table."""
 
 
 def lambda_w(delta_s: ArrayLike, delta_h: ArrayLike, separation: ArrayLike) -> float | NDArray[np.float64]:
     """Left side of the paper's condition on parameters; it claims a better guarantee for top-k where this is below 1.
 
     The bounds are ``L Upsilon Xi^3 e^delta_s`` for full attention and ``2 L Upsilon Xi^3 e^delta_h (1 + 1/Delta_h)``
-    for top-k, hence ``delta_h / delta_s + ln(2 (1 + 1/Delta_h)) / delta_s``, which never leaves logarithms.
+    for top-k, hence ``delta_h / delta_s + ln(2 (1 + 1/Delta_h)) / delta_s``, computed in logarithms.
 
     Args:
         delta_s, delta_h, separation: numbers or arrays that broadcast; below 1e-9 they count as 1e-9.

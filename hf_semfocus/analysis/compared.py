@@ -1,4 +1,4 @@
-"""The paper's conditions of a dense and a sparse model, from what was captured of them, and the paper's table."""
+"""The paper's conditions for a dense and a sparse model, from captured records, and the paper's table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .claims import FLOOR, lambda_w, lambda_x
 from .proven import softmax_constant, topk_constant
 
 TABLE_QUANTILES = (0.75, 0.9, 0.95, 1.0)
-"""Quantiles of the paper's table; of the separation, where small values are the bad ones, it is 1 minus these."""
+"""Quantiles of the paper's table; for the separation, whose small values are the bad ones, 1 minus these."""
 SYMBOLS = {"delta_s": "dispersion", "delta_h": "kept_dispersion", "separation": "separation", "beta": "in_degree"}
-"""Symbols, and the quantity of a record that each is."""
+"""The paper's symbols and their quantities in a record."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def conditions(dense: Any, sparse: Any, k: int, quantiles: Sequence[float] = TAB
     A column combines quantiles of different distributions, as the paper does; it says nothing about any single query.
 
     Args:
-        dense, sparse: what was captured of them: a record, or its rows, mappings with ``layer``, ``head``,
+        dense, sparse: a captured record each, or its rows: mappings with ``layer``, ``head``,
             ``quantity``, ``quantile`` and ``value``. Rows of single heads are left out; a layer of None stands for
             all layers.
         k: keys that a query of the sparse model keeps.
         quantiles: in [0, 1].
 
     Returns:
-        First those over all layers, then those of the first layer, and so on.
+        The conditions over all layers, then those of the first layer, and so on.
 
     Raises:
         ValueError: a quantity that is needed was not captured, the sparse model is not top-k, or k is below 1.
@@ -112,7 +112,7 @@ def _values(record: Any) -> dict[tuple[int | None, str, float], float]:
 
 
 def table(cases: Mapping[str, Sequence[Condition]]) -> str:
-    """Markdown table in the layout of the paper's, with a line per model and a word on what holds.
+    """Markdown table in the layout of the paper's, with a line per model and where each condition holds.
 
     Args:
         cases: conditions at several quantiles by name; those of single layers give lines of their own.
@@ -130,14 +130,14 @@ def table(cases: Mapping[str, Sequence[Condition]]) -> str:
 
 
 def proven_table(cases: Mapping[str, Sequence[Condition]], keys: int) -> str:
-    """Markdown table of the constants that are proven, to be read beside :func:`table`.
+    """Markdown table of the proven constants, to compare with :func:`table`.
 
-    They are Lipschitz constants over all scores of that dispersion and separation, so those of the largest quantile
-    are for all queries that were measured.
+    They are Lipschitz constants over all scores of that dispersion and separation, so those at the largest quantile
+    hold for all measured queries.
 
     Args:
         cases: as for :func:`table`.
-        keys: that a query of the dense model sees, at most.
+        keys: the most keys that a query of the dense model sees.
     """
     rows = [["", "quantiles", "softmax over all keys", "over kept keys", "top-k"]]
     for name, found in cases.items():

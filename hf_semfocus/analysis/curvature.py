@@ -1,4 +1,4 @@
-"""Largest eigenvalues of the Hessian of a model's loss, by products with vectors: how sharp a minimum is.
+"""Largest eigenvalues of the Hessian of a model's loss (its sharpness), by Hessian-vector products.
 
 Needs SciPy, which comes with the extra ``hf_semfocus[analysis]``. A product is the gradient of a gradient's inner
 product with the vector. ``curvlinops`` 3.0 takes forward-mode derivatives of ``jacrev`` instead; with PyTorch 2.13
@@ -32,8 +32,8 @@ class Sharpness:
 
     Attributes:
         eigenvalues: largest first, in nats per squared unit of the weights.
-        residuals: ``||H v - lambda v||`` for each, with ``||v|| = 1``: how wrong it can be.
-        products: products with vectors that it took.
+        residuals: ``||H v - lambda v||`` for each, with ``||v|| = 1``: a bound of its error.
+        products: number of Hessian-vector products.
     """
 
     eigenvalues: tuple[float, ...]
@@ -52,26 +52,26 @@ def sharpness(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> Sharpness:
-    """Largest eigenvalues of the Hessian of the mean loss over all rows, by all trainable weights.
+    """Largest eigenvalues of the Hessian of the mean loss over all rows, with respect to all trainable weights.
 
     It is computed on a copy of the model, without dropout, whose attention is computed by the formula (``eager``):
-    fused kernels have no second derivative. Nor is there one where a selection such as top-k, or a ReLU, changes; the
-    Hessian is that of the piece that the weights are in.
+    fused kernels have no second derivative. Where a selection such as top-k, or a ReLU, switches there is none either;
+    the Hessian is that of the smooth piece that the weights are in.
 
     Args:
-        model: stays as it is.
-        rows: what the loss is averaged over.
+        model: left unchanged.
+        rows: rows over which the loss is averaged.
         objective: of :mod:`hf_semfocus.training`, such as ``classification`` or ``causal_lm``.
-        count: of eigenvalues.
+        count: number of eigenvalues.
         batch_size: rows of a forward pass; it does not change the result.
-        tolerance: of the eigenvalues, relative.
+        tolerance: relative, of the eigenvalues.
         dtype: of the copy.
-        seed: of the vector that the iteration starts with.
+        seed: of the start vector of the iteration.
 
     Raises:
         ImportError: SciPy is not installed.
         ValueError: the model's attention has no second derivative.
-        scipy.sparse.linalg.ArpackNoConvergence: the iteration did not end.
+        scipy.sparse.linalg.ArpackNoConvergence: the iteration did not converge.
     """
     try:
         from scipy.sparse.linalg import LinearOperator, eigsh
@@ -97,7 +97,7 @@ def sharpness(
 def hessian_product(
     model: nn.Module, rows: Rows, objective: Objective, parameters: list[Tensor], vector: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """Hessian of the mean loss over all rows, times a vector of all parameters one after the other, in float64.
+    """Product of the Hessian of the mean loss over all rows with a flat vector over all parameters, in float64.
 
     PyTorch's own attention is computed by the formula.
     """

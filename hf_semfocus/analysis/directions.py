@@ -16,7 +16,7 @@ NORMALIZATIONS = ("tensor", "filter")
 
 @dataclass(frozen=True)
 class Directions:
-    """Two directions, a tensor each for every parameter of ``model.parameters()``.
+    """Two directions: for each a tensor per parameter of ``model.parameters()``.
 
     Attributes:
         first, second: of the parameters' shapes, types and devices.
@@ -79,7 +79,7 @@ def _scaled(normal: Tensor, parameter: Tensor, normalization: str) -> Tensor:
 
 @contextmanager
 def moved(model: nn.Module, directions: Directions, x: float, y: float) -> Iterator[nn.Module]:
-    """Yield the model with its weights at ``Theta + x d1 + y d2``; afterwards they are what they were, bit for bit."""
+    """Yield the model with its weights at ``Theta + x d1 + y d2``, then restore them exactly."""
     parameters = list(model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     try:
@@ -94,7 +94,7 @@ def moved(model: nn.Module, directions: Directions, x: float, y: float) -> Itera
 
 
 def neighborhood(points: int, extent: float, radius: float, signed: bool = False) -> list[tuple[float, float]]:
-    """Places (x, y) of a square grid around (0, 0), near which the paper measures its quantities, too.
+    """Points (x, y) of a square grid near (0, 0), where the paper also measures its quantities.
 
         with analysis.capture(model) as record:
             for x, y in analysis.neighborhood(points=5, extent=0.1, radius=0.1):
@@ -102,11 +102,11 @@ def neighborhood(points: int, extent: float, radius: float, signed: bool = False
                     model(**batch)
 
     Args:
-        points: of a side of the grid; an even number leaves out the center.
+        points: points per side of the grid; an even number leaves out the center.
         extent: the grid is in [-extent, extent]^2.
-        radius: places with |x| and |y| of at most that.
-        signed: compare x and y themselves with the radius, as the official scripts do by mistake, which lets half
-            of the grid in.
+        radius: limit of |x| and |y|.
+        signed: compare x and y instead of their absolute values, as the official scripts do by mistake; this keeps
+            all points with small or negative x and y.
     """
     axis = np.linspace(-extent, extent, points)
     near = axis[(axis if signed else np.abs(axis)) <= radius * (1 + 1e-9)]

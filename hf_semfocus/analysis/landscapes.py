@@ -1,4 +1,4 @@
-"""A loss landscape, and the file that it is kept in."""
+"""A loss landscape and its file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Landscape:
 
     Attributes:
         axis: float64 ``[points]``, from -extent to extent.
-        loss: float64 ``[points, points]``, mean over the rows' units in nats.
+        loss: float64 ``[points, points]``, mean over the rows' units, in nats.
         accuracy: float64 ``[points, points]``, share of correct units.
-        lengths: of d1 and d2, in the Euclidean norm over all weights.
+        lengths: Euclidean norms of d1 and d2 over all weights.
         settings: what was evaluated, and how.
     """
 
@@ -30,13 +30,13 @@ class Landscape:
 
     @classmethod
     def load(cls, file: str | Path) -> Landscape:
-        """Read what :func:`.landscape` wrote; places that are not done are NaN."""
+        """Read a file of :func:`.landscape`; unfinished points are NaN."""
         held = json.loads(Path(file).read_text(encoding="utf-8"))
         return cls.made(held["settings"], held["lengths"], held["done"])
 
     @classmethod
     def made(cls, settings: dict[str, Any], lengths: tuple[float, float], done: list[list[float]]) -> Landscape:
-        """A landscape of places ``[i, j, loss, accuracy]``."""
+        """A landscape from finished points ``[i, j, loss, accuracy]``."""
         points, extent = settings["points"], settings["extent"]
         values = np.full((2, points, points), np.nan)
         for i, j, *found in done:
@@ -45,7 +45,7 @@ class Landscape:
 
 
 def read_done(file: Path, settings: dict[str, Any]) -> list[list[float]]:
-    """Places that a file holds of the landscape with the same settings; none where it does not exist.
+    """Finished points in the file of a landscape with the same settings; none if there is no file.
 
     Raises:
         ValueError: it holds anything else.

@@ -1,9 +1,9 @@
 """Spectral norms of a model's weights, as they stand in the paper's bounds (arXiv 2506.14095).
 
-Of every head Upsilon, of its values, and Gamma, of ``Wq^T Wk`` with the scale of the scores; of every block B, of the
-matrices of its MLP. Biases are one more column. The paper's scripts divide Gamma by the root of the model's width,
-which is the scale of the scores in its model with one head. Left out is what a layer does to queries and keys
-afterwards: rotations, which differ by position (YaRN scales them, too), and norms.
+Per head: Upsilon, of the value projection, and Gamma, of ``Wq^T Wk`` with the scale of the scores. Per block: B, of
+the matrices of its MLP. Biases are an additional column. The paper's scripts divide Gamma by the root of the model's
+width, which is the scale of the scores in its model with one head. Left out is what a layer applies to queries and
+keys after projection: rotary embeddings, which differ by position (YaRN also scales them), and norms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def spectral_norms(model: nn.Module) -> list[dict[str, Any]]:
     """Spectral norms of all attention layers and MLPs of a model.
 
     Args:
-        model: of PyTorch, on any device; weights may be of any floating type and have adapters of PEFT.
+        model: a PyTorch model on any device; weights of any floating type, PEFT adapters included.
 
     Returns:
         Rows of ``layer`` (numbered as in a record), ``head``, ``quantity`` (``upsilon``, ``gamma`` or ``b``),

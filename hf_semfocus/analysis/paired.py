@@ -1,4 +1,4 @@
-"""How much faster one attention reaches the target than another with the same seed, and how sure that is."""
+"""Speed-up of one attention over another to the target, paired by seed, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .runs import Run
 from .times import check_unit, scipy_stats
 
 HUGE = 1e100
-"""Stands for ratios that may be infinite, where resampled medians are averaged."""
+"""Replaces infinite ratios where resampled medians are averaged."""
 PERMUTATIONS = 9999
 """Sign flips of the signed-rank test, which is exact where there are no more of them: up to 13 pairs."""
 LEVEL = 0.05
@@ -21,21 +21,21 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as long the baseline takes, pair by pair.
+    """The ratio of the baseline's time to that of an attention, over pairs of runs.
 
     Where a run did not reach the target, its ratio is only known within limits, and so may be the median: a baseline
-    that was watched for 60 epochs took at least 60 / 5 times as long as a run of 5.
+    that was observed for 60 epochs took at least 60 / 5 times as long as a run that took 5.
 
     Attributes:
         task, attention, baseline: what is compared.
         unit: "epoch", "step" or "seconds".
-        pairs: seeds that both have.
-        faster, slower: pairs in which the attention was surely faster or slower than the baseline.
-        low, high: limits of the median ratio, the same where they are known.
+        pairs: number of seeds that both have.
+        faster, slower: pairs in which the attention was certainly faster or slower than the baseline.
+        low, high: limits of the median ratio, equal where it is known.
         interval: limits of a bootstrap interval of the median ratio; None for a single pair.
         test: name of the paired test, two-sided.
-        p: of the test; None where no pair decides.
-        smallest_p: the smallest that the test can give for so many pairs.
+        p: p-value of the test; None where no pair decides.
+        smallest_p: the smallest p-value that the test can give for so many pairs.
     """
 
     task: str
@@ -100,7 +100,7 @@ def speedups(
 
 
 def _ratio(base: Run, own: Run, unit: str) -> tuple[float, float]:
-    """Limits of the baseline's time over the own time."""
+    """Limits of the baseline's time divided by the run's."""
     (base_low, base_high), (own_low, own_high) = _limits(base, unit), _limits(own, unit)
     low = 0.0 if math.isinf(own_high) else base_low / own_high
     high = math.inf if math.isinf(base_high) else base_high / own_low

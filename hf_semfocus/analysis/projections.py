@@ -1,4 +1,4 @@
-"""The matrices of an attention layer and of the MLP beside it, found by the names they have in Transformers."""
+"""The matrices of an attention layer and of its block's MLP, found by their names in Transformers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Heads:
     """Projections of the heads of a layer with their biases as the last column: ``[heads, head_dim, inputs + 1]``.
 
     Attributes:
-        query, key, value: float64; as many heads each, as key heads are repeated.
+        query, key, value: float64; key and value heads are repeated to the number of query heads.
         scale: factor of the scores.
     """
 
@@ -42,7 +42,7 @@ def heads_of(layer: nn.Module) -> Heads:
     """The projections of an attention layer.
 
     Raises:
-        UnsupportedModelError: it has none under a known name, or of sizes that do not fit its number of heads.
+        UnsupportedModelError: none has a known name, or the sizes do not fit the number of heads.
     """
     found = _separate(layer) or _fused(layer)
     heads = _attribute(layer, HEADS)
@@ -66,10 +66,10 @@ def heads_of(layer: nn.Module) -> Heads:
 
 
 def mlp_of(model: nn.Module, path: str) -> Iterator[tuple[str, Tensor]]:
-    """The matrices of the block of an attention layer that belong to no attention, biases as the last column.
+    """The matrices of an attention layer's block outside of attention, biases as the last column.
 
     Args:
-        model: holds the layer, in a list of blocks.
+        model: the model, which has the layer in a list of blocks.
         path: of the attention layer.
 
     Yields:
@@ -136,7 +136,7 @@ def _fused(layer: nn.Module) -> list[Tensor] | None:
 
 
 def _attribute(layer: nn.Module, names: tuple[str, ...]) -> Any:
-    """The first of the attributes that a layer has, or else its configuration."""
+    """The first of the attributes that a layer, or else its configuration, has."""
     for holder in (layer, getattr(layer, "config", None)):
         for name in names:
             if isinstance(value := getattr(holder, name, None), int):

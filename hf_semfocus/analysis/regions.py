@@ -1,4 +1,4 @@
-"""Where the paper's conditions hold, drawn: for each dispersion, the smallest separation that is enough."""
+"""Plots of where the paper's conditions hold: for each dispersion, the smallest sufficient separation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .claims import smallest_c2_w, smallest_c2_x
 DISPERSIONS = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 8, 16, 32)
 SINK_RATIOS = (1, 2, 4, 8, 16, 32)
 LOWEST, HIGHEST = 1e-9, 1e2
-"""Values of c2 between which is drawn."""
+"""Range of c2 that is drawn."""
 
 
 def draw_regions_w(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs of a training, read from any number of record files: when each reached a target, or how long it was watched."""
+"""Runs read from record files: when each reached a target, or how long it was observed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..figures import band
 
 LogRecord = Mapping[str, Any]
 UNITS = ("epoch", "step", "seconds")
-"""What times are counted in."""
+"""Units of time."""
 EVALUATIONS = ("epoch", "eval")
 """Kinds of records that hold an evaluation."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A value that a run is to reach: at most, if the field is a loss or a perplexity, or else at least.
+    """A target value: an upper limit if the field is a loss or a perplexity, else a lower limit.
 
     Attributes:
         field: of a record, such as "train_accuracy" or "eval_loss".
@@ -34,14 +34,14 @@ class Target:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Target | None:
-        """The target of a training's options, ``target_loss`` or ``target_accuracy``; None if it has none."""
+        """The target in a training's options, ``target_loss`` or ``target_accuracy``; None if there is none."""
         if config.get("target_loss") is not None:
             return cls("eval_loss", config["target_loss"])
         accuracy = config.get("target_accuracy")
         return cls("train_accuracy", accuracy) if accuracy is not None and accuracy <= 1 else None
 
     def met(self, record: LogRecord) -> bool:
-        """Whether a record reaches it; the training accuracy of a part of an epoch does not count."""
+        """Whether a record reaches the target; the training accuracy of part of an epoch does not count."""
         kinds = ("epoch",) if self.field == "train_accuracy" else EVALUATIONS
         value = record.get(self.field)
         if value is None or record.get("kind", "epoch") not in kinds:
@@ -51,14 +51,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Run:
-    """One run, and when it reached the target.
+    """A run, and when it reached the target.
 
     Attributes:
-        task: what it was trained on; "" where the records do not say.
+        task: its task; "" where the records have none.
         attention, seed: of the run.
-        reached: by unit, when it reached the target; None if it did not.
-        last: by unit, how long it was watched.
-        diverged: it ended with a loss or gradient that was not finite, and so will never reach the target.
+        reached: time to the target by unit; None if it did not reach it.
+        last: time observed, by unit.
+        diverged: whether it ended with a loss or gradient that was not finite, and so never reaches the target.
     """
 
     task: str
@@ -70,10 +70,10 @@ class Run:
 
 
 def read_records(*paths: str | Path) -> list[dict[str, Any]]:
-    """Records of trainings and grids.
+    """Read the records of trainings and grids.
 
     Args:
-        *paths: files such as ``metrics.jsonl``, output folders that have one, or folders with the ``runs.jsonl`` and
+        *paths: files such as ``metrics.jsonl``, their output folders, or folders with the ``runs.jsonl`` and
             ``evaluations.jsonl`` of a grid, whose evaluations get the attention, seed and task of their run.
 
     Raises:
@@ -84,7 +84,7 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
         if (path / "evaluations.jsonl").exists():
             runs = {run["point"]: run for run in _lines(path / "runs.jsonl")}
             for line in _lines(path / "evaluations.jsonl"):
-                if (run := runs.get(line["point"])) is not None:  # or it is not finished
+                if (run := runs.get(line["point"])) is not None:  # else the run is not finished
                     who = {"attention": run["attention"], "seed": run["seeds"], "task": run.get("task", "")}
                     kind = "epoch" if float(line["epoch"]).is_integer() else "eval"
                     records.append({"kind": kind, "run": run["point"], **who, **line})
@@ -96,7 +96,7 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected metrics.jsonl, or the output folder of a training or grid")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # one without its end is being written
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last line without its end is being written
     try:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
@@ -104,7 +104,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def find_runs(records: Iterable[LogRecord], target: Target) -> list[Run]:
-    """The runs of records, in the order in which they come, with when each reached the target.
+    """The runs in records, in order of appearance, with their times to the target.
 
     Raises:
         ValueError: two runs have the same task, attention and seed.
@@ -115,7 +115,7 @@ def find_runs(records: Iterable[LogRecord], target: Target) -> list[Run]:
         if own and record["step"] < own[-1]["step"]:
             raise ValueError(
                 f"{record['attention']} with seed {record['seed']} goes back from step {own[-1]['step']} to "
-                f"{record['step']}; expected one run of a task, attention and seed"
+                f"{record['step']}; expected one run per task, attention and seed"
             )
         own.append(record)
     return [_run(key, own, target) for key, own in grouped.items()]
@@ -137,7 +137,7 @@ def bands(records: Iterable[LogRecord], x: str, y: str) -> dict[tuple[str, str],
     A run that ended early keeps its last value, so that the median is always one over all seeds.
 
     Returns:
-        By task ("" where records do not say) and attention: float64 ``x``, ``low``, ``median``, ``high``, all of one
+        By task ("" where records have none) and attention: float64 ``x``, ``low``, ``median``, ``high``, all of one
         length.
     """
     grouped: dict[tuple[str, str], list[LogRecord]] = {}
@@ -149,5 +149,5 @@ def bands(records: Iterable[LogRecord], x: str, y: str) -> dict[tuple[str, str],
 
 
 def common_units(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Units that all runs are counted in."""
+    """Units that all runs have."""
     return tuple(unit for unit in UNITS if all(math.isfinite(run.last.get(unit, math.nan)) for run in runs))

@@ -1,7 +1,7 @@
-"""Distributions of streams of numbers in little memory: all numbers of few, a quantile sketch of many.
+"""Distributions of streams of numbers in little memory: exact up to a limit, then a quantile sketch.
 
 The sketch is KLL (Karnin, Lang, Liberty 2016, arXiv 1603.05346) of Apache DataSketches: the fraction of numbers below
-what it gives for a quantile q is within :data:`RANK_ERROR` of q, with a confidence of 99 %. The extremes are exact.
+its value for quantile q is within :data:`RANK_ERROR` of q, with a confidence of 99 %. The extremes are exact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXACT = 4096
-"""Numbers that are kept as they are, unless told otherwise: 32 KiB."""
+"""Numbers kept exactly by default: 32 KiB."""
 SIZE = 1024
-"""The sketch's parameter: about three times as many numbers are held."""
+"""Parameter of the sketch, which holds about three times as many numbers."""
 RANK_ERROR = 0.0028
 
 
@@ -24,7 +24,7 @@ class Sketch:
     """The distribution of a stream of numbers.
 
     Args:
-        exact: up to so many numbers are kept, and quantiles are exact; for more, ``datasketches`` must be installed.
+        exact: numbers up to which quantiles are exact; beyond, ``datasketches`` must be installed.
     """
 
     def __init__(self, exact: int = EXACT):
@@ -34,7 +34,7 @@ class Sketch:
 
     @property
     def rank_error(self) -> float:
-        """By how much the rank of a quantile may be wrong, as a fraction of all numbers."""
+        """Largest error of the rank of a quantile, as a fraction of all numbers."""
         return 0.0 if self._kll is None else RANK_ERROR
 
     def update(self, values: NDArray[np.float64]) -> None:
@@ -59,7 +59,7 @@ class Sketch:
         self.count += other.count
 
     def quantiles(self, at: Sequence[float]) -> NDArray[np.float64]:
-        """Values below which the fractions ``at`` of all numbers lie, in between linearly; NaN without numbers."""
+        """Quantiles ``at``, linearly interpolated; NaN without numbers."""
         if self._kll is not None:
             ends = {0: self._kll.get_min_value(), 1: self._kll.get_max_value()}
             return np.asarray([ends[q] if q in ends else self._kll.get_quantile(q) for q in at])
@@ -68,14 +68,14 @@ class Sketch:
         return np.quantile(np.concatenate(self._kept), at)
 
     def state(self) -> dict[str, Any]:
-        """Everything in a form for JSON."""
+        """The whole state, ready for JSON."""
         held = np.concatenate([np.empty(0), *self._kept]).tobytes() if self._kll is None else self._kll.serialize()
         kind = "values" if self._kll is None else "kll"
         return {"exact": self.exact, "count": self.count, kind: base64.b64encode(held).decode()}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Sketch:
-        """The sketch of which :meth:`state` was taken."""
+        """The sketch from what :meth:`state` returned."""
         made = cls(state["exact"])
         if "kll" in state:
             made._kll, made.count = _kll().deserialize(base64.b64decode(state["kll"])), state["count"]
@@ -84,7 +84,7 @@ class Sketch:
         return made
 
     def _condense(self) -> None:
-        """Put the numbers that are kept into the sketch."""
+        """Move the exact numbers into the sketch."""
         if self._kll is None:
             self._kll = _kll()(SIZE)
         for values in self._kept:
@@ -97,7 +97,7 @@ def _kll() -> Any:
         from datasketches import kll_doubles_sketch
     except ImportError:
         raise ImportError(
-            "quantiles of so many numbers need datasketches; pip install 'hf_semfocus[analysis]', or keep more "
-            "numbers with capture(..., exact=...)"
+            "quantiles of so many numbers need datasketches; pip install 'hf_semfocus[analysis]', or raise the "
+            "limit of exact quantiles with capture(..., exact=...)"
         ) from None
     return kll_doubles_sketch

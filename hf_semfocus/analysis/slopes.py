@@ -1,4 +1,4 @@
-"""Empirical Lipschitz curve of a loss landscape: how steep the loss is between neighboring places of the grid."""
+"""Empirical Lipschitz curve of a loss landscape: slopes of the loss between neighboring points of the grid."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def lipschitz(
 
     Args:
         landscape: of :func:`landscape`.
-        radii: t; both neighbors are in the window of that radius. One that holds no two places gives nothing.
+        radii: t, radius of the window that holds both neighbors. One without a pair of neighbors gives no rows.
         percentiles: in [0, 100].
-        window: "centered": places with |x| and |y| of at most t. "official": of the grid's indices, ``n // 2
+        window: "centered": points with |x| and |y| of at most t. "official": of the grid's indices, ``n // 2
             - m`` to ``n // 2 + m - 1`` with ``m = int(t / step)``, off-center by one cell as in the official scripts.
 
     Returns:

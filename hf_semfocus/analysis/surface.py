@@ -27,7 +27,7 @@ from .landscapes import Landscape, read_done
 Objective = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]
 """An objective of :mod:`hf_semfocus.training`: summed loss, predictions and references of a batch."""
 SECONDS = 10
-"""Time after which what is done is written to the file again, and told where there is no terminal."""
+"""Time between two writes of the file, and between two progress lines where there is no terminal."""
 
 
 def landscape(
@@ -47,25 +47,25 @@ def landscape(
 ) -> Landscape:
     """Evaluate a model on a grid of weights in two random directions around its own.
 
-    The weights are afterwards what they were, bit for bit, also if it is interrupted. The model is evaluated without
-    dropout. Places are shared among processes; each holds the whole model.
+    The weights are restored exactly, also after an interruption. The model is evaluated without dropout. Points
+    are distributed over processes; each holds the whole model.
 
     Args:
         model: on its device, not prepared by Accelerate.
-        rows: what is evaluated; the paper takes all training rows.
+        rows: rows to evaluate; all training rows in the paper.
         objective: of :mod:`hf_semfocus.training`, such as ``classification`` or ``causal_lm``.
-        points: of a side of the grid, 200 in the paper; an even number leaves out the center.
+        points: points per side of the grid, 200 in the paper; an even number leaves out the center.
         extent: the grid is in [-extent, extent]^2.
         seed: of the directions.
         normalization: "tensor" or "filter"; see :func:`random_directions`.
         batch_size: rows of a forward pass; it does not change the result.
-        attention_dropout: leave the dropout of attention weights on, as the official scripts do by mistake.
-        file: JSON file that what is done is kept in, whole at any moment; if it is there, it is gone on with.
-        accelerator: of Accelerate, if there are several processes; every one must call this.
-        show: whether progress is shown: a bar on a terminal, and lines where there is none.
+        attention_dropout: keep the dropout of attention weights on, as the official scripts do by mistake.
+        file: JSON file of finished points, written atomically; an existing one is continued.
+        accelerator: needed for several processes, each of which must call this.
+        show: show progress: a bar on a terminal, else lines.
 
     Returns:
-        The same on every process.
+        The landscape, the same on every process.
 
     Raises:
         ValueError: fewer than 2 points, an unknown normalization, or a file that holds another landscape.
@@ -85,7 +85,7 @@ def landscape(
     def place(i: int, j: int) -> list[float]:
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(cuda), moved(model, directions, axis[i], axis[j]):
-            torch.manual_seed(i * points + j)  # dropout does not depend on what was computed before
+            torch.manual_seed(i * points + j)  # dropout does not depend on the order of the points
             return [i, j, *_mean(model, rows, objective, batch_size, device)]
 
     def keep() -> None:
@@ -108,7 +108,7 @@ def landscape(
                     kept = time.monotonic()
                     if show and rank == 0 and not on_terminal():
                         line("landscape", f"{len(done)} of {points**2} places")
-    finally:  # also of one that is stopped
+    finally:  # also on an interruption
         keep()
     return Landscape.made(settings, directions.lengths, done)
 
@@ -127,7 +127,7 @@ def _mean(
 
 @contextmanager
 def _evaluated(model: nn.Module, attention_dropout: bool) -> Iterator[None]:
-    """Evaluation mode, except for attention modules if their dropout is wanted; modes are put back afterwards."""
+    """Evaluation mode, except for attention modules if their dropout is wanted; modes are restored."""
     before = {module: module.training for module in model.modules()}
     try:
         for module in before:
@@ -147,7 +147,7 @@ def _attention(model: nn.Module) -> list[str]:
 
 
 def _checksum(model: nn.Module) -> int:
-    """Of all weights, bit for bit."""
+    """Checksum of all weights."""
     value = 0
     for parameter in model.parameters():
         value = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy(), value)

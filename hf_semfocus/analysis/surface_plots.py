@@ -1,4 +1,4 @@
-"""Pictures of loss landscapes and their slopes, of any number of models side by side."""
+"""Plots of loss landscapes and their slopes for any number of models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_landscapes(landscapes: Mapping[str, Landscape], path: Path) -> None:
     """
     losses = [each.loss[np.isfinite(each.loss)] for each in landscapes.values()]
     if not losses or not any(loss.size for loss in losses):
-        raise ValueError(f"{len(losses)} landscapes without a finite loss; expected at least one place")
+        raise ValueError(f"{len(losses)} landscapes without a finite loss; expected at least one finite loss")
     lowest = max(1e-6, min(float(loss.min()) for loss in losses if loss.size))
     highest = max(lowest * 1.01, max(float(loss.max()) for loss in losses if loss.size))
     levels = np.geomspace(lowest, highest, LEVELS)
@@ -50,7 +50,7 @@ def draw_landscapes(landscapes: Mapping[str, Landscape], path: Path) -> None:
 
 
 def draw_lipschitz(landscapes: Mapping[str, Landscape], path: Path) -> None:
-    """Draw the empirical Lipschitz curve of each model, with a panel for either denominator.
+    """Draw the empirical Lipschitz curve of each model, with a panel per denominator.
 
     Args:
         landscapes: by the name that is shown.

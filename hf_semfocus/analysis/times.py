@@ -1,4 +1,4 @@
-"""How long runs take to a target when some never reach it: medians by Kaplan and Meier, who count those as watched.
+"""Times to a target where some runs never reach it: Kaplan-Meier medians, which treat those runs as censored.
 
 Leaving such runs out, or counting their length as their time, would make an attention look faster the more of its runs
 fail. Needs SciPy, which comes with the extra ``hf_semfocus[analysis]``.
@@ -30,11 +30,11 @@ def scipy_stats() -> Any:
 
 @dataclass(frozen=True)
 class Quantile:
-    """A quantile of times, or what it is more than.
+    """A quantile of times, or a lower limit of it.
 
     Attributes:
         value: the time.
-        reached: whether that many runs reached the target; else the quantile is more than ``value``.
+        reached: whether that many runs reached the target; else ``value`` is a lower limit.
     """
 
     value: float
@@ -51,8 +51,8 @@ class TimeToTarget:
     Attributes:
         task, attention: of the runs.
         unit: "epoch", "step" or "seconds".
-        runs, reached: how many there are, and how many of them reached the target.
-        low, median, high: quartiles by Kaplan and Meier.
+        runs, reached: number of runs, and of those that reached the target.
+        low, median, high: Kaplan-Meier quartiles.
     """
 
     task: str
@@ -68,8 +68,8 @@ class TimeToTarget:
 def times_to_target(runs: Sequence[Run], unit: str = "epoch") -> list[TimeToTarget]:
     """Quartiles of the time to the target for every task and attention.
 
-    A run that was stopped counts as watched until then. One that diverged will never reach the target: it counts as
-    watched for as long as any run.
+    A run that was stopped is censored at that time. One that diverged never reaches the target: it is censored at the
+    longest time of any run.
 
     Args:
         runs: of :func:`find_runs`.
@@ -95,13 +95,13 @@ def times_to_target(runs: Sequence[Run], unit: str = "epoch") -> list[TimeToTarg
 
 
 def survival_quantile(times: Sequence[float], reached: Sequence[bool], q: float) -> Quantile:
-    """The time by which a share ``q`` of runs has reached the target, by Kaplan and Meier.
+    """The Kaplan-Meier estimate of the time by which a share ``q`` of runs has reached the target.
 
-    Where the estimate is exactly 1 - q between two times, their middle is taken, as for an ordinary median.
+    Where the survival estimate is exactly 1 - q between two times, the result is their midpoint.
 
     Args:
-        times: when the target was reached, or until when the run was watched.
-        reached: which of the two.
+        times: when the target was reached, or when the run was censored.
+        reached: whether the target was reached.
         q: in (0, 1).
 
     Raises:

@@ -1,1 +1,1 @@
-"""One attention problem: its tensors, who may see whom, and where every query stands."""
+"""One attention problem: its tensors, the visible keys, and positions."""

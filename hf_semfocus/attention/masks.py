@@ -1,4 +1,4 @@
-"""Masks of every kind callers use, split into "which keys may be seen" and "what is added to the scores"."""
+"""Attention masks of any type, split into visible keys and additive bias."""
 
 from __future__ import annotations
 

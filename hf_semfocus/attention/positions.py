@@ -1,7 +1,7 @@
-"""Logical positions of queries and keys, read off the mask rather than off the columns of the key cache.
+"""Logical positions of queries and keys, from the mask rather than the columns of the key cache.
 
 A key's position is its rank among the keys its query may see. Padding, packed sequences, and the empty tail
-of a static cache move columns but not ranks, so a pattern laid over ranks is the same in all of them.
+of a static cache move columns but not ranks, so a pattern over ranks does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Positions(NamedTuple):
     Attributes:
         query: integers ``[..., queries, 1]``, position of every query among the keys it may see, from 0.
         key: integers ``[..., keys]``, position of every key, from 0; meaningless where it is not allowed.
-        length: integers ``[..., queries, 1]``, how many keys every query may see.
+        length: integers ``[..., queries, 1]``, number of keys every query may see.
         head: integers ``[1, heads, 1, 1]``, index of every head.
         layer: index of the layer, 0 where unknown.
         causal: whether no query may see a later key.
@@ -43,7 +43,7 @@ def locate(
         causal: whether no query may see a later key.
         num_heads: number of query heads.
         layer: index of the layer.
-        unmasked: whether nothing is masked but the future, so that a key's position is its column; saves the ranks.
+        unmasked: whether nothing is masked but the future, so that a key's position is its column.
     """
     head = torch.arange(num_heads, device=allowed.device).view(1, -1, 1, 1)
     if unmasked:

@@ -1,4 +1,4 @@
-"""One attention problem: the tensors and switches that callers fill in and backends work on."""
+"""One attention problem: what callers provide and backends compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .visibility import Visibility
 
 @dataclass(frozen=True)
 class Problem:
-    """Queries, keys, values and everything that bears on their scores except the mechanism.
+    """Queries, keys, values and everything else that determines attention, except the mechanism.
 
     Args:
         query: floating ``[batch, heads, queries, head_dim]``.
@@ -23,7 +23,7 @@ class Problem:
         scale: factor of the scores.
         bias: floating, broadcastable to the scores, added to them; None for none.
         softcap: scores become ``softcap * tanh(scores / softcap)`` before the bias; None for none.
-        sinks: ``[heads]``, one extra logit per head that takes part in the softmax and keeps no value.
+        sinks: ``[heads]``, one extra logit per head in the softmax, without a value.
         dropout_p: probability that a weight is dropped.
         layer: index of the layer, 0 where unknown.
     """
@@ -61,12 +61,12 @@ class Problem:
     def blank_unseen(self) -> Problem:
         """The same problem with zeros in the keys and values that no query may see.
 
-        They may hold anything, as the empty end of a cache does, and 0 times NaN is NaN.
+        The empty end of a cache may hold anything, and 0 times NaN is NaN.
         """
         seen = self.visibility.seen(self.key.shape[2])
         if seen is None:
             return self
-        # a key head is seen where one of its query heads sees it
+        # a key is visible where any query head of its group sees it
         kv_heads = self.key.shape[1]
         if seen.shape[1] not in (1, kv_heads):
             seen = seen.unflatten(1, (kv_heads, -1)).any(2)

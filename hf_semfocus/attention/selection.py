@@ -1,8 +1,8 @@
-"""Exact selection of the k highest priorities of a row, with one documented rule for ties.
+"""Exact selection of the k highest priorities of a row, with a fixed rule for ties.
 
 Of keys with equal priority the later one is kept. The rule looks at the order of the allowed keys only, so
 padding or another cache layout cannot change the choice, and a query never keeps more than k keys. NaN counts
-as the highest priority, so that a diverged score shows in the output as it does in dense attention.
+as the highest priority, so that a NaN score shows in the output as in dense attention.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def highest(priority: Tensor, allowed: Tensor, k: int) -> Tensor:
     Args:
         priority: floating ``[..., keys]``, finite where allowed.
         allowed: bool, broadcastable against ``priority``.
-        k: how many keys to keep, at least 1.
+        k: number of keys to keep, at least 1.
 
     Returns:
         bool tensor of the shape both broadcast to: every key above the k-th highest priority, then of the keys
@@ -46,7 +46,7 @@ def highest_index(priority: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Te
     if k >= keys:
         index = torch.arange(keys, device=priority.device).expand(priority.shape)
         return index, priority != -torch.inf
-    if priority.device.type != "cpu":  # where looking for ties would make the host wait
+    if priority.device.type != "cpu":  # where looking for ties would synchronize
         index = _later_first(priority, k)
         return index, priority.gather(-1, index) != -torch.inf
     # one value more than wanted shows where the boundary falls into a tie

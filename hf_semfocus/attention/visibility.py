@@ -1,4 +1,4 @@
-"""Who may see whom: the one description of causality and padding that callers make and backends ask."""
+"""Which keys every query may see: causality and padding, as callers state and backends query them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Visibility:
     Args:
         mask: bool, broadcastable to ``[batch, heads, queries, keys]``, True where a query may see a key; None where
             nothing but causality hides keys, so that a key's position is its column.
-        first: the column of the first query's own key, after which those of the others follow; None: every query's
-            own key is the last that ``mask`` lets it see.
-        causal: whether no query may see a key after its own. Without ``first`` the mask says so already.
-        queries: how many there are.
-        device: where the tensors are.
+        first: the column of the first query's own key, followed by those of the other queries; None: every query's
+            own key is the last one visible in ``mask``.
+        causal: whether no query may see a key after its own. Without ``first`` the mask includes that already.
+        queries: number of queries.
+        device: device of the tensors.
     """
 
     mask: Tensor | None

@@ -1,7 +1,7 @@
 """Backends: how attention with a mechanism is computed.
 
-Each has ``LIMITS``, which say what it can compute, and ``attend(mechanism, problem, return_weights)``, which computes
-it. ``"auto"`` takes the first that can.
+Each declares its ``LIMITS`` and computes ``attend(mechanism, problem, return_weights)``. ``"auto"`` takes the first
+that can compute a problem.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .lists import ListBackend, gather, native, triton
 
 
 class Backend(Protocol):
-    """What a backend is: a module, or lists of keys with a set of kernels."""
+    """A backend: a module, or lists of keys with a set of kernels."""
 
     LIMITS: Limits
 
@@ -41,25 +41,25 @@ BACKENDS: dict[str, Backend] = {
     "chunked": chunked,
     "eager": eager,
 }
-"""By name, in the order of preference; the last one can compute everything."""
+"""By name, in order of preference; the last one can compute everything."""
 
 # Up to this many scores the dense product costs less than lists, chunks and masks made in PyTorch.
 EAGER_SCORES = 1 << 21
-# Lists of more than one key in so many cost more to gather than the product with all of them.
+# Gathering lists of more than one key in this many costs more than the product with all keys.
 GATHER_SHARE = 16
 
 RAN: dict[str, set[str]] = {}
-"""Backends that have computed each mechanism in this process, for reports; compiled graphs leave no trace here."""
+"""Backends that have computed each mechanism in this process, for reports; calls in compiled graphs do not count."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend computes a problem, and what each of the others objects to.
+    """Which backend computes a problem, and the objections of the others.
 
     Attributes:
-        problem: the mechanism and the problem in words.
-        chosen: the backend that is taken.
-        reason: why it comes first among those that could, or that it was asked for.
+        problem: description of the mechanism and the problem.
+        chosen: the chosen backend.
+        reason: why it was chosen, or that it was requested by name.
         objections: for every backend, why it cannot compute the problem; empty if it can.
     """
 
@@ -70,17 +70,17 @@ class Explanation:
 
     def __str__(self) -> str:
         width = max(map(len, self.objections))
-        return "\n".join([self.problem, *(f"  {name:{width}}  {said}" for name, said in self._lines())])
+        return "\n".join([self.problem, *(f"  {name:{width}}  {verdict}" for name, verdict in self._lines())])
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def html(self, where: str = "") -> str:
         """A table for notebooks; ``where`` comes before the problem."""
-        return html_table([["back end", "verdict"], *self._lines()], where + self.problem)
+        return html_table([["backend", "verdict"], *self._lines()], where + self.problem)
 
     def _lines(self) -> list[tuple[str, str]]:
-        """What is said of every back end."""
+        """Name and verdict of every backend."""
         return [
             (name, f"chosen: {self.reason}" if name == self.chosen else "; ".join(found) or "possible")
             for name, found in self.objections.items()
@@ -101,7 +101,7 @@ def check(backend: str) -> str:
 def explain(
     mechanism: Mechanism, problem: Problem, return_weights: bool = False, backend: str = "auto"
 ) -> Explanation:
-    """What ``backend`` takes for ``problem``, and the objections of every backend."""
+    """The backend that ``backend`` (``"auto"`` or a name) resolves to, and the objections of all."""
     objections = {name: each.LIMITS.objections(mechanism, problem, return_weights) for name, each in BACKENDS.items()}
     chosen, reason = backend, "asked for by name"
     if check(backend) == "auto":
@@ -116,10 +116,10 @@ def attend(
 
     Returns:
         ``(output, weights)``: ``[batch, heads, queries, value_dim]`` in the type of ``value``, and the weights
-        before dropout, ``[batch, heads, queries, keys]`` in the type of ``query``, or None if not asked for.
+        before dropout, ``[batch, heads, queries, keys]`` in the type of ``query``, or None if not requested.
 
     Raises:
-        ValueError: ``backend`` is unknown or cannot compute the problem; lists why, and which can.
+        ValueError: ``backend`` is unknown or cannot compute the problem; lists the reasons, and the backends that can.
     """
     if check(backend) == "auto":
         backend, _ = _choose(mechanism, problem, return_weights)

@@ -1,6 +1,6 @@
 """Attention in chunks of queries: the reference on each chunk, recomputed in the backward pass.
 
-Serves every mechanism and never holds a full score matrix, forward or backward: saved state is O(n d).
+Computes every mechanism without a full score matrix, forward or backward: saved state is O(n d).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
 
 
 def chunks(problem: Problem) -> Iterator[Problem]:
-    """``problem`` in runs of queries that have at most ``CHUNK_SCORES`` scores, or one query."""
+    """``problem`` in chunks of queries with at most ``CHUNK_SCORES`` scores, or one query each."""
     batch, heads, queries, keys = problem.shape
     step = max(1, CHUNK_SCORES // max(1, batch * heads * keys))
     for start in range(0, queries, step):

@@ -1,4 +1,4 @@
-"""The reference backend: reads like the formula, holds the full score matrix, differentiates by autograd."""
+"""The reference backend: the formula with the full score matrix, differentiated by autograd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
 def weigh(
     mechanism: Mechanism, scores: Tensor, keep: Tensor, sinks: Tensor | None, priority: Tensor | None = None
 ) -> Tensor:
-    """Weights of the kept scores, with one sink logit per head beside them if there are sinks."""
+    """Weights of the kept scores, with the sink logit of each head in the softmax if there are sinks."""
     extra = () if priority is None else (priority,)
     if sinks is None:
         return mechanism.normalize(scores, keep, *extra)

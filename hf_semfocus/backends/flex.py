@@ -1,4 +1,4 @@
-"""Static patterns on a GPU through PyTorch's ``flex_attention``, which skips the blocks a pattern leaves empty.
+"""Static patterns on a GPU through PyTorch's ``flex_attention``, which skips empty blocks of a pattern.
 
 Not yet measured on a GPU; on a CPU its masks are tested against the reference.
 """
@@ -44,9 +44,9 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-@once_per_mask(remembered=2)  # the mask lives on in what is remembered
+@once_per_mask(remembered=2)  # the memo keeps the mask alive
 def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
-    """The pattern within the mask, as predicate and block by block."""
+    """The pattern and the visible keys as a block mask."""
     at, mask, limit = problem.positions(), problem.visibility.mask, problem.visibility.limit
 
     def keeps(b: Tensor, h: Tensor, q: Tensor, j: Tensor) -> Tensor:
@@ -71,5 +71,5 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
 
 
 def _at(tensor: Tensor, *where: Tensor) -> Tensor:
-    """An entry of a tensor that is broadcast where it has size 1."""
+    """An entry of a tensor whose dimensions of size 1 are broadcast."""
     return tensor[tuple(torch.zeros_like(i) if size == 1 else i for size, i in zip(tensor.shape, where, strict=True))]

@@ -1,4 +1,4 @@
-"""What a backend can compute, declared: one list of checks decides, and gives the reasons where somebody asks."""
+"""Declared limits of a backend: one list of checks decides, and gives reasons on request."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from . import tracing
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a backend; what is not stated is not limited.
+    """The limits of a backend; by default there are none.
 
     Attributes:
-        keeps: which kept keys it can follow: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
-            of positions. The latter two make weights by softmax alone.
+        keeps: the kept keys it supports: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
+            of positions. The latter two support softmax weights only.
         devices: types of devices; None for all.
-        elsewhere: what would let it run on other devices.
+        elsewhere: addition to the message about a device: what would allow others.
         dtypes: types of the queries; None for all.
         one_dtype: whether keys and values must have the type of the queries.
-        max_keys: the most keys a query may keep; None for any number.
-        max_selected: the most keys a query may keep where they are selected by score alone; None for any number.
+        max_keys: the most keys a query may keep; None for no limit.
+        max_selected: the most keys a query may keep when they are selected by score alone; None for no limit.
         max_dim: the largest ``head_dim`` and ``value_dim``; None for any.
-        bias: whether it adds a bias to the scores.
-        softcap: whether it caps the scores.
-        sinks: whether it takes sink logits.
-        dropout: whether it drops weights.
-        weights: whether it returns the weights.
-        empty: whether it computes problems without queries, keys or sequences.
+        bias: whether it supports a bias of the scores.
+        softcap: whether it supports a softcap.
+        sinks: whether it supports sink logits.
+        dropout: whether it supports dropout of the weights.
+        weights: whether it can return the weights.
+        empty: whether it supports problems without queries, keys or sequences.
         traceable: whether tracers and transforms can follow it, see :mod:`.tracing`.
-        in_graphs: whether ``torch.compile`` can keep it: its kernels are operators of PyTorch.
+        in_graphs: whether graphs of ``torch.compile`` can hold it: its kernels are PyTorch operators.
         recomputes: whether its backward pass computes the forward pass again.
         package: an optional package it needs, and the extra of this one that installs it.
-        load: loads what it needs, or returns why that cannot be; asked when nothing else is in the way.
+        load: loads what it needs and returns None, or why that failed; called when all other checks pass.
     """
 
     keeps: Literal["any", "lists", "pattern"] = "any"
@@ -63,11 +63,11 @@ class Limits:
     load: Callable[[], object] | None = None
 
     def allow(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> bool:
-        """Whether the backend can compute ``problem`` where nobody traces; formats nothing."""
+        """Whether the backend can compute ``problem`` outside of tracing; formats no messages."""
         return next(self._exceeded(mechanism, problem, return_weights), None) is None
 
     def objections(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> list[str]:
-        """Why the backend cannot compute ``problem``, what was found and what was expected; empty if it can."""
+        """Why the backend cannot compute ``problem``: values found and expected; empty if it can."""
         traced = None if self.traceable else tracing.objection(problem, self.in_graphs)
         if traced is not None and torch.compiler.is_compiling():  # the rest may look at data, or at shapes that vary
             return [traced]
@@ -75,7 +75,7 @@ class Limits:
         return found if traced is None else [traced, *found]
 
     def _exceeded(self, mechanism: Mechanism, problem: Problem, return_weights: bool) -> Iterator[Callable[[], str]]:
-        """For every limit that ``problem`` exceeds, what says so."""
+        """For every limit that ``problem`` exceeds, a function that makes the message."""
         found = False
         for reason in self._checks(mechanism, problem, return_weights):
             found = True
@@ -93,7 +93,7 @@ class Limits:
         elif self.keeps == "pattern" and not mechanism.positional:
             yield lambda: f"{mechanism.name} has no static pattern"
         elif self.keeps == "lists" or self.max_keys is not None:
-            # whether there is a bound does not depend on the length, to which a graph would be tied
+            # whether there is a bound must not depend on the length, or a graph would specialize on it
             keys = budget(mechanism, 1 if self.max_keys is None else key.shape[2])
             if keys is None:
                 yield lambda: f"{mechanism.spec} lets a query keep any number of keys"
@@ -108,7 +108,7 @@ class Limits:
         if self.keeps == "lists" and torch.compiler.is_compiling() and _chosen_by_data(mechanism, problem):
             yield lambda: f"torch.compile cannot trace how {mechanism.spec} finds its keys"
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
-            yield lambda: f"{mechanism.name} makes weights of scores in its own way; expected softmax"
+            yield lambda: f"{mechanism.name} has weights of its own; expected softmax"
         if self.devices is not None and query.device.type not in self.devices:
             expected = _either(self.devices) + self.elsewhere
             yield lambda: f"tensors are on {query.device.type}; expected {expected}"
@@ -130,7 +130,7 @@ class Limits:
             if getattr(problem, name) is not None and not getattr(self, name):
                 yield lambda name=name: f"{name} is given; expected none"
         if return_weights and not self.weights:
-            yield lambda: "weights are asked for; expected the output alone"
+            yield lambda: "weights are requested; expected the output alone"
         if self.recomputes and torch.is_grad_enabled() and tracing.is_transforming():
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
 
@@ -141,7 +141,7 @@ def _is_installed(package: str) -> bool:
 
 
 def budget(mechanism: Mechanism, length: int) -> int | None:
-    """``mechanism.budget(length)``, which every call asks for."""
+    """``mechanism.budget(length)``, cached, as every call needs it."""
     return mechanism.budget(length) if torch.compiler.is_compiling() else _remembered(mechanism.unbound, length)
 
 
@@ -151,7 +151,7 @@ def _remembered(mechanism: Mechanism, length: int) -> int | None:
 
 
 def _chosen_by_data(mechanism: Mechanism, problem: Problem) -> bool:
-    """Whether the sizes of the lists, or the rows beside them, depend on more than shapes and parameters."""
+    """Whether the sizes of the lists, or the dense rows, depend on more than shapes and parameters."""
     if mechanism.selects:
         return mechanism.by_score is None or mechanism.positional
     return mechanism.sees_all(problem.positions()) is not None

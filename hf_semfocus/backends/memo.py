@@ -1,4 +1,4 @@
-"""What depends on the mask alone is made once, not once a layer: all layers of a model pass the same mask."""
+"""A memo per mask: all layers of a model pass the same mask, so what depends on it alone is computed once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Make = Callable[[Mechanism, Problem], Made]
 
 
 class _Entry(NamedTuple):
-    """What was made for a mask, and what the mask held then, as not every write to a tensor leaves a trace.
+    """A result for a mask, with a copy of the mask, as not every write to a tensor increases its version.
 
-    Comparing on a GPU would make the host wait in every call, so there the number of writes that do must be enough.
+    On a GPU, where comparing would synchronize in every call, only the version is compared.
     """
 
     made: Any
@@ -31,7 +31,7 @@ class _Entry(NamedTuple):
 
 
 def once_per_mask(remembered: int) -> Callable[[Make], Make]:
-    """Decorator of a function of positions and mask alone: the last few results are kept while their masks live."""
+    """Decorator of a function of positions and mask alone: keep the last results while their masks are alive."""
 
     def decorate(make: Make) -> Make:
         entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
@@ -41,7 +41,7 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
         def recall(mechanism: Mechanism, problem: Problem) -> Any:
             mask = seen = problem.visibility.mask
             if seen is not None:
-                if seen.is_inference():  # these do not tell whose views they are
+                if seen.is_inference():  # these do not know their base
                     return make(mechanism, problem)
                 mask = seen if seen._base is None else seen._base
             key = _key(mechanism, problem, mask)
@@ -49,7 +49,7 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
                 found = entries.get(key)
             if found is None or not _holds(found, mask, seen):
                 held = () if seen is None else (weakref.ref(mask), _copy(seen) if seen.is_cpu else seen._version)
-                with torch.inference_mode(False):  # a training step may come across it, too
+                with torch.inference_mode(False):  # a training step may use it, too
                     found = _Entry(make(mechanism, problem), *held)
             with lock:
                 entries.pop(key, None)
@@ -72,7 +72,7 @@ def _key(mechanism: Mechanism, problem: Problem, mask: Tensor | None) -> tuple[A
 
 
 def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:
-    """Whether the entry is of this very mask, which holds what it held."""
+    """Whether the entry is for this mask, unchanged."""
     if seen is None:
         return True
     if entry.mask() is not mask:
@@ -84,7 +84,7 @@ def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:
 
 
 def _distinct(mask: Tensor) -> Tensor:
-    """``mask`` without what is only repeated."""
+    """``mask`` without its broadcast dimensions."""
     return mask[tuple(slice(None) if stride else slice(1) for stride in mask.stride())]
 
 
@@ -93,6 +93,6 @@ def _copy(mask: Tensor) -> Tensor:
 
 
 def _in_words(mask: Tensor) -> bool:
-    """Whether eight entries can be compared as one, which is ten times as fast; then those of a copy can, too."""
+    """Whether eight entries can be compared as one 64-bit word, which is ten times as fast."""
     *strides, last = mask.stride()
     return last == 1 and not any(number % 8 for number in (mask.shape[-1], mask.storage_offset(), *strides))

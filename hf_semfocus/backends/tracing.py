@@ -1,7 +1,7 @@
-"""What only the formula can follow: tracers that record operations, and transforms that batch or differentiate them.
+"""Detection of tracers and transforms, which only the formula supports.
 
-They see neither into a compiled kernel nor behind a choice by data: a trace would hold garbage, or the keys of the
-first input for ever. What reaches a forward pass is told here; a batch of gradients reaches the backward pass alone.
+They can follow neither a compiled kernel nor a choice by data: a trace would hold garbage, or the keys of its first
+input. A forward pass detects them here; a batch of gradients only reaches the backward pass.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_transforming() -> bool:
-    """Whether a transform of ``torch.func`` is at work."""
+    """Whether a transform of ``torch.func`` is active."""
     return peek_interpreter_stack() is not None
 
 
 def objection(problem: Problem, in_graphs: bool = False) -> str | None:
-    """Why a kernel or lists of keys cannot serve ``problem`` here, while the formula can; None if they can.
+    """Why only the formula can compute ``problem`` here, not a kernel or lists of keys; None if they can, too.
 
-    ``in_graphs``: whether the kernels are operators of PyTorch, which a graph of ``torch.compile`` can hold.
+    ``in_graphs``: whether the kernels are PyTorch operators, which a graph of ``torch.compile`` can hold.
     """
     if in_graphs and torch.compiler.is_compiling():
         return None
@@ -52,7 +52,7 @@ def _tracer() -> str | None:
         return "torch.jit.trace cannot record"
     if is_transforming():
         return "torch.func (grad, vmap, jvp, ...) cannot transform"
-    # what is traced was imported by whoever traces
+    # imported already if anything is traced
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
     if proxies is not None and proxies.get_proxy_mode() is not None:
         return "make_fx cannot record"
@@ -60,10 +60,10 @@ def _tracer() -> str | None:
 
 
 def refuse_batches(grad: Tensor, backend: str) -> None:
-    """Refuse a batch of gradients in a backward pass, which no forward pass can foresee.
+    """Refuse a batch of gradients in a backward pass, which the forward pass cannot detect.
 
     Raises:
-        ValueError: says what to use instead.
+        ValueError: names the alternatives.
     """
     if is_functorch_wrapped_tensor(grad) or is_legacy_batchedtensor(grad):
         raise ValueError(

@@ -24,18 +24,18 @@ from .making import make, take
 
 
 class Kernels(Protocol):
-    """What a set of kernels is: two functions, and what they can be used for.
+    """A set of kernels: two functions and their limits.
 
     They get a problem whose tensors have a contiguous last dimension (the bias aside), and lists of keys: int32
-    ``[batch, heads, queries, slots]``, columns in any order, -1 in empty slots; batch and heads are 1 where all share
-    the lists.
+    ``[batch, heads, queries, slots]``, columns in any order, -1 in empty slots; batch and heads are 1 where the
+    lists are shared.
 
     Attributes:
-        LIMITS: what they can compute; ``keeps`` must be ``"lists"``.
-        COMPILED: whether they are faster than matrix products whatever the size.
-        UPCAST: whether they want every tensor in the type of the scores.
+        LIMITS: their limits; ``keeps`` must be ``"lists"``.
+        COMPILED: whether they are faster than dense products at any size.
+        UPCAST: whether they need every tensor in the type of the scores.
         select: ``(problem, k, sign) -> lists`` of the ``k`` keys of highest ``sign * score`` of every query, of equal
-            scores the later key; ``k`` is at most the number of keys. None to have them made in PyTorch.
+            scores the later key; ``k`` is at most the number of keys. None to select in PyTorch.
     """
 
     LIMITS: Limits
@@ -49,10 +49,10 @@ class Kernels(Protocol):
         """Softmax attention of every query over its list, differentiable with respect to every floating tensor.
 
         Args:
-            problem: what to attend to; its ``visibility`` is in the lists already, and its ``bias`` in ``bias``.
+            problem: the problem; its ``visibility`` is already in the lists, and its ``bias`` in ``bias``.
             index: the lists.
             bias: ``[batch, heads, queries, slots]``, added to the scores of the lists; None for none.
-            return_weights: whether the weights are wanted.
+            return_weights: whether to return the weights.
 
         Returns:
             ``(output, weights)``: ``[batch, heads, queries, value_dim]``, and the weights of the lists before dropout,
@@ -62,7 +62,7 @@ class Kernels(Protocol):
 
 
 class ListBackend:
-    """The backend that a set of kernels makes."""
+    """The backend of a set of kernels."""
 
     def __init__(self, kernels: Kernels):
         self.kernels = kernels
@@ -101,6 +101,6 @@ def _laid_out(problem: Problem, upcast: bool) -> Problem:
 
 def _in_full(weights: Tensor, index: Tensor, keys: int) -> Tensor:
     """Weights of lists ``[batch, heads, queries, slots]`` -> ``[batch, heads, queries, keys]``."""
-    # one column more takes what is in empty slots
+    # an additional column receives the empty slots
     index = torch.where(index < 0, keys, index).long().expand(weights.shape)
     return weights.new_zeros(*weights.shape[:3], keys + 1).scatter_add(-1, index, weights)[..., :keys]

@@ -41,17 +41,17 @@ def gradients(
     scale: float,
     dropout: Tensor | None = None,
 ) -> list[Tensor | None]:
-    """Gradients of attention over given lists that can be differentiated again, for kernels that have no second ones.
+    """Differentiable gradients of attention over given lists, for kernels without second derivatives.
 
     Args:
         inputs: query, key, value, bias at the lists, sinks; the last two may be None.
-        wanted: which of them need a gradient.
+        wanted: which inputs need a gradient.
         grad_output: gradient of the output.
         index: the lists.
         scale: factor of the scores.
         dropout: factors of the weights; None for none.
     """
-    # one input may come twice, as key and value
+    # key and value may be the same tensor
     query, key, value, bias, sinks = own = [None if t is None else t.view_as(t) for t in inputs]
     drop = (lambda weights: weights) if dropout is None else dropout.mul
     everywhere = Visibility(None, None, False, query.shape[2], query.device)

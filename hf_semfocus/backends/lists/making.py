@@ -1,8 +1,8 @@
-"""Lists of keys: the columns every query keeps, from which sparse backends work in O(n k).
+"""Lists of keys: the columns every query keeps, for sparse backends in O(n k).
 
 A list is an integer tensor ``[batch, heads, queries, slots]`` of key columns, -1 where a query keeps fewer than
-``slots`` keys; batch and heads are 1 where all share it. Static patterns make their lists from the positions within
-their reach, without looking at the others; queries that see all keys have empty lists, see :mod:`.wide`.
+``slots`` keys; batch and heads are 1 where lists are shared. Static patterns make their lists from the positions
+within their reach alone; queries that see all keys have empty lists, see :mod:`.wide`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from . import wide
 
 
 class Lists(NamedTuple):
-    """What every query keeps.
+    """The keys every query keeps.
 
     Attributes:
         index: the lists, int32.
@@ -78,7 +78,7 @@ def _static(mechanism: Mechanism, problem: Problem) -> Lists:
 
 
 def _static_in_graph(mechanism: Mechanism, problem: Problem) -> Lists:
-    """The same with as many slots as there are positions within reach, since a graph does not look at data."""
+    """The same with a slot for every position within reach, as sizes in a graph cannot depend on data."""
     columns, _ = _kept(mechanism, problem)
     columns = columns.masked_fill(columns == problem.shape[3], -1).int()
     return Lists(columns.expand(*columns.shape[:2], problem.shape[2], -1).contiguous())

@@ -1,6 +1,6 @@
 """Queries that keep any number of keys, such as global tokens, beside those that have lists.
 
-They are few, so they are computed by the formula, and their rows put among the others.
+They are few, so they are computed by the formula, and their rows inserted into the output.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .. import chunked
 
 
 class WideRows(NamedTuple):
-    """The queries of every sequence that see all keys; where one has fewer than another, some that do not.
+    """The queries of every sequence that see all keys, filled up with others where a sequence has fewer.
 
     Attributes:
-        number: which they are, int64 ``[batch, 1 or heads, rows, 1]``.
+        number: indices of the queries, int64 ``[batch, 1 or heads, rows, 1]``.
         wanted: which of them see all keys, bool of the same shape.
     """
 
@@ -30,7 +30,7 @@ class WideRows(NamedTuple):
 
 
 def rows(sees_all: Tensor, problem: Problem) -> WideRows | None:
-    """Number the queries that ``sees_all`` marks, bool ``[..., queries, 1]``; None if it marks none."""
+    """Indices of the queries that ``sees_all`` marks, bool ``[..., queries, 1]``; None if it marks none."""
     batch, _, queries, _ = problem.shape
     sees_all = sees_all.expand(batch, -1, queries, 1)
     if not (most := int(sees_all.sum(2).max())):
@@ -40,7 +40,7 @@ def rows(sees_all: Tensor, problem: Problem) -> WideRows | None:
 
 
 def fill(problem: Problem, rows: WideRows, output: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Put the rows of the queries that see all keys into ``output``, and into ``weights`` if there are any."""
+    """Insert the rows of the queries that see all keys into ``output``, and into ``weights`` if given."""
     number, bias, device = rows.number, problem.bias, output.device
     full = replace(
         problem,
@@ -57,7 +57,7 @@ def fill(problem: Problem, rows: WideRows, output: Tensor, weights: Tensor | Non
 
 
 def _take(tensor: Tensor, number: Tensor) -> Tensor:
-    """Rows of every sequence, of a tensor that may be the same for all rows, sequences and heads."""
+    """Rows of every sequence, from a tensor that may be broadcast over rows, sequences and heads."""
     if tensor.shape[2] == 1:
         return tensor
     heads = max(tensor.shape[1], number.shape[1])

@@ -1,7 +1,7 @@
 """Attention over lists of keys on a CPU, in C++ kernels compiled at first use: saved state is O(n k).
 
-Scores are never held but in strips: a mechanism that selects by score has its lists made by a kernel that keeps, for
-every query, the scores that can still be among the k best. Forward and backward touch the listed keys alone.
+Scores are only held in strips: for selection by score, a kernel keeps for every query the scores that can still be
+among the k highest. Forward and backward touch the listed keys alone.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         tracing.refuse_batches(grad_output, "native")
         query, key, value, bias, sinks, index, weights, dropout = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
+        if torch.is_grad_enabled():  # second derivatives are wanted
             inputs, wanted = (query, key, value, bias, sinks), ctx.needs_input_grad[:5]
             return *gather.gradients(inputs, wanted, grad_output, index, ctx.scale, dropout), None, None, None
         _, _, _, biased, sunk, *_ = ctx.needs_input_grad
         *grads, grad_scores, delta = kernels.backward(
             query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout, biased, sunk
         )
-        # a sink keeps no value, so only its share of the softmax gets a gradient
+        # a sink has no value, so only its share of the softmax gets a gradient
         grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if sunk else None
         return *grads, grad_scores if biased else None, grad_sinks, None, None, None

@@ -1,9 +1,8 @@
 """Compile the kernels once per machine and load them.
 
-``$CXX``, or else ``c++``, ``g++`` or ``clang++``, is what ``torch.compile`` needs on a CPU too. The library lies in
-``$XDG_CACHE_HOME/hf_semfocus`` (``~/.cache/hf_semfocus``), or where that cannot be among temporary files, under a hash
-of the source, the compiler, its flags and the processor, so that neither another version nor another machine of a
-shared home loads it.
+The compiler is ``$CXX``, or else ``c++``, ``g++`` or ``clang++``, as for ``torch.compile`` on a CPU. The library is in
+``$XDG_CACHE_HOME/hf_semfocus`` (``~/.cache/hf_semfocus``), or else in the folder for temporary files, under a hash of
+the source, the compiler, its flags and the processor, so that no other version or machine loads it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from . import cache
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno")
 FUNCTIONS = ("select_keys", "forward", "backward")
-SECONDS = 300.0  # a compiler that takes longer hangs; it takes about ten
+SECONDS = 300.0  # limit for the compiler, which takes about ten
 
 TRIAL = """
 import ctypes, sys
@@ -42,12 +41,12 @@ except (AttributeError, OSError) as error:
 
 
 class MissingError(Exception):
-    """There are no kernels; the message says why, and what would help."""
+    """There are no kernels; the message has the reason and a remedy."""
 
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | str:
-    """The compiled library, or why there is none and what would help, of which a warning tells, too."""
+    """The compiled library, or why there is none (with a remedy), which is also given as a warning."""
     try:
         return _load()
     except MissingError as error:
@@ -78,7 +77,7 @@ def _load() -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    """The command that compiles, with the options it comes with."""
+    """The compiler command with its own options."""
     asked = os.environ.get("CXX", "")
     try:
         commands = [shlex.split(asked)] if asked.strip() else [["c++"], ["g++"], ["clang++"]]
@@ -103,7 +102,7 @@ def _key(compiler: Sequence[str]) -> str:
 
 
 def _compile(compiler: Sequence[str], library: Path) -> None:
-    """Compile, and load the library in another process first, lest it takes this one down."""
+    """Compile, and load the library in another process first, where a crash does no harm."""
     try:
         _output([*compiler, *FLAGS, str(SOURCE), "-o", str(library)])
     except OSError as error:
@@ -116,10 +115,10 @@ def _compile(compiler: Sequence[str], library: Path) -> None:
 
 
 def _output(command: Sequence[str]) -> str:
-    """What a command prints; it ends with all that it started when it takes too long, or when we are interrupted.
+    """The output of a command, which is killed with its children on a timeout or an interruption.
 
     Raises:
-        OSError: it cannot be run, fails or hangs; with the first line of what it says.
+        OSError: it cannot be run, fails or hangs; with the first line of its output.
     """
     with subprocess.Popen(
         command,
@@ -132,7 +131,7 @@ def _output(command: Sequence[str]) -> str:
         env={**os.environ, "LC_ALL": "C"},
     ) as process:
         try:
-            output, said = process.communicate(timeout=SECONDS)
+            output, errors = process.communicate(timeout=SECONDS)
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -140,6 +139,6 @@ def _output(command: Sequence[str]) -> str:
                 raise
             raise OSError(f"no end within {SECONDS:g} seconds") from error
     if process.returncode:
-        lines = said.strip().splitlines() or ["no message"]
+        lines = errors.strip().splitlines() or ["no message"]
         raise OSError(f"{lines[0]} (status {process.returncode})")
     return output

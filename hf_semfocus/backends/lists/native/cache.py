@@ -1,7 +1,7 @@
-"""Where compiled libraries lie: in folders nobody else may write to, under names that hold their checksums.
+"""Cache of compiled libraries, in folders that only the user may write to.
 
-A library's name is ``kernels-<key>-<checksum>.so``, so that it appears whole or not at all, whoever else builds, and
-what was truncated or altered later is known by its name, removed and built again.
+A library's name is ``kernels-<key>-<checksum>.so``: it appears complete or not at all, also with concurrent builds,
+and one that was truncated or altered does not match its name, is removed and built again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 UNFINISHED = "building-"
-ABANDONED = 3600.0  # seconds after which an unfinished build is nobody's
+ABANDONED = 3600.0  # seconds after which an unfinished build counts as abandoned
 
 
 def folders() -> Iterator[Path]:
-    """Where libraries may lie, the preferred place first: the user's cache, then a folder among temporary files."""
+    """Folders for libraries, in order of preference: the user's cache, then a folder for temporary files."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    with contextlib.suppress(RuntimeError):  # nobody knows where home is
+    with contextlib.suppress(RuntimeError):  # there is no home folder
         cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
         if cache.is_absolute():
             yield cache / "hf_semfocus"
@@ -31,7 +31,7 @@ def folders() -> Iterator[Path]:
 
 
 def find(folder: Path, key: str) -> Path | None:
-    """The library of ``key`` in ``folder``; one that is not what was built is removed.
+    """The library of ``key`` in ``folder``; one whose content does not match its name is removed.
 
     Raises:
         OSError: the folder cannot be read, or belongs to or may be written to by others.
@@ -74,10 +74,10 @@ def _named(library: Path, key: str) -> str:
 
 
 def _check(path: Path, is_kind: Callable[[int], bool]) -> None:
-    """Refuse what others could have put there.
+    """Refuse a path that others could have written.
 
     Raises:
-        PermissionError: says whose it is, or who may write to it.
+        PermissionError: names the owner or the mode.
     """
     found = path.lstat()
     if not is_kind(found.st_mode):
@@ -89,7 +89,7 @@ def _check(path: Path, is_kind: Callable[[int], bool]) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what interrupted builds have left."""
+    """Remove the files of interrupted builds."""
     for left in folder.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(FileNotFoundError):
             if left.lstat().st_mtime < time.time() - ABANDONED:

@@ -52,7 +52,7 @@ def _rows(tensor: Tensor) -> _Rows:
 
 
 def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> _Plane:
-    """A tensor broadcast to ``shape``, which expanding makes a matter of zero strides."""
+    """A tensor broadcast to ``shape``, with zero strides."""
     if tensor is None:
         return _Plane()
     tensor = tensor.expand(shape)
@@ -60,7 +60,7 @@ def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> _Plane:
 
 
 def _pointer(tensor: Tensor | None, *shape: int) -> int | None:
-    """Where a dense tensor of ``shape`` lies; the kernels trust it, so it is checked here."""
+    """Address of a dense tensor of ``shape``, which is checked here, as the kernels do not."""
     if tensor is None:
         return None
     if tuple(tensor.shape) != shape or not tensor.is_contiguous():
@@ -119,7 +119,7 @@ def select(
         key: ``[batch, kv_heads, keys, head_dim]``.
         k: slots of the lists, at least 1.
         scale: factor of the scores.
-        sign: which end to keep.
+        sign: 1 for the highest, -1 for the lowest scores.
         mask: bool, broadcastable to the scores, True where a query may see a key; None for everywhere.
         bias: broadcastable to the scores; None for none.
         limit: int64 ``[queries]``, the last column each query may see; None for no limit.
@@ -162,7 +162,7 @@ def forward(
         index: the lists.
         scale: factor of the scores.
         bias: ``[batch, heads, queries, slots]``, added to the scores of the lists; None for none.
-        sinks: ``[heads]``, one extra logit per head that keeps no value; None for none.
+        sinks: ``[heads]``, one extra logit per head without a value; None for none.
         dropout: ``[batch, heads, queries, slots]``, factors of the weights; None for none.
 
     Returns:
@@ -213,7 +213,7 @@ def backward(
         weights times their gradients. The last two may be None unless wanted.
     """
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-    # heads enough for all threads need no memory to share the gradients of the scores
+    # with a head for every thread, the gradients of the scores need no shared memory
     shared = wants_scores or key.shape[0] * key.shape[1] < 2 * torch.get_num_threads()
     grad_scores = torch.empty_like(weights) if shared else None
     delta = weights.new_empty(weights.shape[:3]) if wants_delta else None

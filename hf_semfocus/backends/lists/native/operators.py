@@ -1,6 +1,6 @@
 """The compiled kernels as operators of PyTorch, which graphs of ``torch.compile`` and ``torch.export`` can hold.
 
-Outside of graphs the kernels are called as they are, which costs a tenth of what an operator does in Python.
+Outside of graphs the kernels are called directly, at a tenth of the overhead of an operator.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     query, key, value, index, weights, dropout = ctx.saved_tensors
     *grads, grad_scores, delta = attend_backward(query, key, value, index, weights, grad_output, ctx.scale, dropout)
-    # a sink keeps no value, so only its share of the softmax gets a gradient
+    # a sink has no value, so only its share of the softmax gets a gradient
     grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if ctx.needs_input_grad[4] else None
     return *grads, grad_scores if ctx.needs_input_grad[3] else None, grad_sinks, None, None, None
 

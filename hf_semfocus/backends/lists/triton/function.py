@@ -33,7 +33,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tracing.refuse_batches(grad, "triton")
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
+        if torch.is_grad_enabled():  # second derivatives are wanted
             query, key, value, index, sinks, _ = ctx.saved_tensors
             scale, dropout_p, _ = ctx.settings
             if dropout_p:
