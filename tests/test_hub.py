@@ -528,7 +528,7 @@ def test_full_disk(error, server, publish):
 
 def test_token_is_nowhere(server, publish):
     error = error_of(publish, client_push, "owner/leak", training_args={"hub_token": TOKEN})
-    assert error.message.startswith("training_args.json holds an access token of the Hub; take it out of what is")
+    assert error.message.startswith("training_args.json holds an access token of the Hub; remove it before")
     error = error_of(publish, client_push, "owner/leak", limits=f"see hf_{'a1' * 17}")
     assert error.message.startswith("README.md holds an access token")
     assert "owner/leak" not in server.repositories
@@ -694,7 +694,7 @@ def test_dry_run_asks_nobody(tmp_path):
         hub.push_to_hub(adapter, None, "owner/dry", dry_run=tmp_path / "named")
     assert not [warning for warning in caught if "Unable to fetch" in str(warning.message)]
     assert "base_model: owner/base\n" in (tmp_path / "named" / "README.md").read_text()
-    with pytest.raises(ValueError, match=r"dry_run='.*dry' is there already; expected a new or an empty folder"):
+    with pytest.raises(ValueError, match=r"dry_run='.*dry' exists; expected a new or an empty folder"):
         hub.push_to_hub(model, None, "owner/dry", dry_run=tmp_path / "dry")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "dry", "named", "there.png"]
 

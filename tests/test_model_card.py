@@ -89,7 +89,7 @@ def test_static_patterns_leave_cross_attention_dense():
     assert "model = AutoModelForSeq2SeqLM.from_pretrained" in text
     assert parsed.data.pipeline_tag is None
     banded = result(rows(text, "attention")[0][0].strip("`"))
-    with pytest.raises(ValueError, match=r"does not tell its task; expected task=..., such as"):
+    with pytest.raises(ValueError, match=r"does not determine its task; expected task=..., such as"):
         card(model, [banded])
     assert card(model, [banded], task="translation")[0].data.pipeline_tag == "translation"
 
@@ -368,7 +368,7 @@ def test_half_a_generated_part_is_refused(text, model):
 
 @pytest.mark.parametrize("head", ["tags: [", "- a\n- b", "model-index: 3", "license: mit\nlicense"])
 def test_unreadable_metadata_is_refused(head, model):
-    with pytest.raises(ValueError, match=r"the metadata of the README.md on the Hub cannot be read .*; mend it there"):
+    with pytest.raises(ValueError, match=r"the metadata of the README.md on the Hub cannot be read .*; fix it there"):
         hub.model_card(model, "owner/name", existing=f"---\n{head}\n---\ntext")
 
 

@@ -1,4 +1,4 @@
-"""How Transformers meets the mechanisms: registration, configuration, and the refusal of what cannot work."""
+"""Integration with Transformers: registration, configuration, and errors for unsupported models."""
 
 from ..mechanisms import names, on_register
 from . import attention, patches
@@ -10,7 +10,7 @@ __all__ = ["UnsupportedModelError", "configure", "explain", "install", "verify"]
 
 
 def install() -> None:
-    """Register every mechanism with Transformers, now and later, and close the gaps of its interface.
+    """Register all present and future mechanisms with Transformers, and wrap what its interface lacks.
 
     Idempotent.
     """

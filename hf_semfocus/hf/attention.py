@@ -1,4 +1,4 @@
-"""What Transformers calls: the attention function, registered under the same name as the mask function."""
+"""The attention function that Transformers calls, registered under the same name as the mask function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .state import bound
 from .support import UnsupportedModelError
 from .visibility import mask_function, read
 
-try:  # private, but the only way to know that a model which swallows output_attentions wants weights
+try:  # private, but the only sign that a model which does not pass on output_attentions wants weights
     from transformers.utils.output_capturing import _active_collector
 except ImportError:
     _active_collector = None
@@ -29,8 +29,8 @@ REFUSED = {
     "block_indices": "blocks chosen by the model's own learned indexer",
     "sinks": "sink logits per query",
     "cache": "the cache of continuous batching",
-    "read_index": "where continuous batching keeps earlier keys",
-    "write_index": "where continuous batching puts new keys",
+    "read_index": "the places of earlier keys in continuous batching",
+    "write_index": "the places of new keys in continuous batching",
     "block_table": "blocks of continuous batching's cache",
 }
 
@@ -74,7 +74,7 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def refuse_cut_keys(module: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
-    """Refuse a call with arguments that choose keys, or say where they are, in ways of the model's own.
+    """Refuse a call whose arguments select or locate keys in a way of the model's own.
 
     Raises:
         UnsupportedModelError: names the argument.
@@ -100,7 +100,7 @@ def assemble(
     position_bias: Tensor | None = None,
     s_aux: Tensor | None = None,
 ) -> Problem:
-    """The problem of a call, from Transformers' arguments and what its mask says."""
+    """The problem of a call, from Transformers' arguments and the mask."""
     if position_bias is not None:
         position_bias = position_bias[..., : key.shape[2]]
         bias = position_bias if bias is None else bias + position_bias
@@ -119,10 +119,10 @@ def assemble(
 
 
 def register(spec: str) -> None:
-    """Register attention and mask function under the name ``spec``; again is harmless.
+    """Register attention and mask function under the name ``spec``. Idempotent.
 
     Raises:
-        ValueError: somebody else has registered an attention of that name.
+        ValueError: another library has registered an attention of that name.
     """
     present = AttentionInterface._global_mapping.get(spec)
     if present is None:
@@ -143,10 +143,10 @@ def _positional(
     key: Tensor,
     window: int | None,
 ) -> Mechanism:
-    """The positional ``mechanism`` as this module can use it: full attention across two sequences.
+    """The positional ``mechanism``, or full attention for a module that attends across two sequences.
 
     Raises:
-        ValueError: the layer's sliding window hides where the sequence starts, and the mechanism needs it.
+        ValueError: the layer's sliding window hides the start of the sequence, which the mechanism needs.
     """
     if across:
         return Mechanism()

@@ -1,17 +1,17 @@
-"""What this package wraps of ``PreTrainedConfig``, so that a configuration says one thing about its attention.
+"""Wrapped methods of ``PreTrainedConfig``, which keep the name and the parameters of an attention consistent.
 
-``_attn_implementation``   None is no preference: it leaves a name of ours in force. A name that is set takes what it
-                           states out of ``config.semfocus``.
-``semfocus``               reads as all parameters of the attention; assigned, it makes the name bare.
-``__post_init__``          takes ``semfocus`` before the name, which wins over it.
-``from_dict``              sets the attention that is asked for beside a saved one of ours as on a live configuration,
-                           and notes the saved one, which an adapter may replace.
-``to_dict``                keeps the name of our implementation, which Transformers drops, so that what is saved comes
-                           back sparse, or not at all without this package.
-``_dict_from_json_file``   refuses a file that is nested too deeply to be read.
-``output_attentions``      True is allowed with our names, which return weights.
+``_attn_implementation``   None keeps a name of ours. A new name removes the parameters that it states from
+                           ``config.semfocus``.
+``semfocus``               reads as all parameters of the attention; assigning it removes those in the name.
+``__post_init__``          sets ``semfocus`` before the name, which takes precedence.
+``from_dict``              sets a requested attention over a saved one of ours as on a live configuration, and notes
+                           the saved one, which an adapter may replace.
+``to_dict``                keeps the name of our attention, which Transformers drops, so that a saved model is loaded
+                           sparse, or not at all without this package.
+``_dict_from_json_file``   refuses a file that is nested too deeply.
+``output_attentions``      may be True with our names, which return weights.
 
-Nothing changes for configurations that have none of our names.
+Other configurations are not affected.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _set_name(original: Callable[..., None], self: PreTrainedConfig, value: Any)
         setattr(self, NAME, before)
     elif is_ours(after):
         drop_stated(self, before, after)
-        with suppress(ValueError):  # is refused when a model is made
+        with suppress(ValueError):  # raises when a model is made
             resolve(after, stored_settings(self))
             register(after)
 
@@ -74,7 +74,7 @@ def _from_dict(
     if SETTINGS not in kwargs and not has_ours(read):
         return original(cls, config_dict, **kwargs)
     asked = kwargs.pop("attn_implementation", None)
-    if SETTINGS in kwargs and asked is not None:  # only a configuration with a name of ours takes parameters
+    if SETTINGS in kwargs and asked is not None:  # parameters need a name of ours in the configuration
         config_dict = {**config_dict, "attn_implementation": asked}
     made = original(cls, config_dict, **kwargs)
     config = made[0] if isinstance(made, tuple) else made

@@ -1,8 +1,7 @@
 """Watch a model that runs Transformers' own attention: ``sdpa``, ``eager``, flash or flex attention.
 
-Every layer asks ``AttentionInterface.get_interface`` for the function to call, at every call. While a watch is open
-that method hands out functions which tell of a call and then make it, with the very arguments; otherwise it is
-untouched.
+Every layer gets its function from ``AttentionInterface.get_interface`` at every call. While a watch is open, that
+method returns functions that report a call and then make it with the same arguments; otherwise it is untouched.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from .visibility import read
 
 _LOCK = Lock()
 _OPEN: list[Callable[..., Any]] = []
-"""``get_interface`` as it was, once for every watch that is open."""
+"""The original ``get_interface``, once for every open watch."""
 
 
 @contextmanager
 def watch(model: nn.Module, tell: Callable[[observe.Call], None]) -> Iterator[None]:
     """Call ``tell`` with every call of an attention function by a layer of ``model`` while the context is open.
 
-    What the model computes does not change. Not seen are layers that compute attention in code of their own, and calls
-    within graphs that ``torch.compile`` has made.
+    Results do not change. Layers that compute attention in code of their own, and calls within compiled graphs, are
+    not seen.
 
     Raises:
-        UnsupportedModelError: (when the model runs) who sees whom cannot be told from the arguments of a call.
+        UnsupportedModelError: (when the model runs) the arguments of a call do not tell which keys are visible.
     """
     with observe.watch(model, tell):
         with _LOCK:
@@ -64,7 +63,7 @@ def _telling(get_interface: Callable[..., Callable]) -> Callable[..., Callable]:
 
 
 def _observed(name: str, function: Callable) -> Callable:
-    """``function``, telling of its calls first."""
+    """``function``, which reports its calls first."""
 
     @wraps(function)
     def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +99,7 @@ def _call(
     if "flash" in name:
         if any(kwargs.get(packed) is not None for packed in ("cu_seq_lens_q", "cu_seqlens_q")):
             raise UnsupportedModelError(
-                f"{name!r} with packed sequences does not say in a mask who sees whom; expected 'sdpa' or padded rows"
+                f"{name!r} with packed sequences has no mask of the visible keys; expected 'sdpa' or padded rows"
             )
         visibility, bias = _flash(attention_mask, module, is_causal, query, key, sliding_window), None
     elif attention_mask is None:
@@ -112,7 +111,7 @@ def _call(
 
 
 def _without_mask(name: str, module: nn.Module, is_causal: bool | None, query: Tensor, key: Tensor) -> Visibility:
-    """``eager`` hides nothing, ``sdpa`` the future in a causal layer, whose first query stands at the first key."""
+    """``eager`` hides nothing; ``sdpa`` hides the future in a causal layer, whose first query is at the first key."""
     queries, keys = query.shape[2], key.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if name == "sdpa" and causal and queries > 1:
@@ -123,7 +122,7 @@ def _without_mask(name: str, module: nn.Module, is_causal: bool | None, query: T
 def _flash(
     mask: Tensor | None, module: nn.Module, is_causal: bool | None, query: Tensor, key: Tensor, window: int | None
 ) -> Visibility:
-    """A mask of flash attention says which keys are padding; causality and the window come beside it."""
+    """A mask of flash attention only marks padding; causality and the window are arguments of their own."""
     queries, keys = query.shape[2], key.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if mask is not None:

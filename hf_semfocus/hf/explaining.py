@@ -1,4 +1,4 @@
-"""``explain``: which backend computes attention, and why not the others, for tensors or for a whole model."""
+"""``explain``: which backend computes attention, and why not the others, for tensors or a whole model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from . import observe
 
 @dataclass(frozen=True)
 class ModelExplanation:
-    """Which backend computes every attention layer of a model; ``print`` shows layers that agree together.
+    """Which backend computes every attention layer of a model; ``print`` groups equal layers.
 
     Attributes:
-        layers: by path, the mechanism, the backend and what each of the others objects to; of a layer that is called
-            several times, also what another call differs in.
+        layers: by path, the mechanism, the backend and the objections of the others; calls of one layer that differ
+            have entries of their own.
     """
 
     layers: dict[str, backends.Explanation]
@@ -40,23 +40,23 @@ class ModelExplanation:
 def explain(
     model: nn.Module | torch.Tensor | None = None, *tensors: Any, **inputs: Any
 ) -> ModelExplanation | backends.Explanation:
-    """Say which backend computes attention, and what each of the others objects to.
+    """Explain which backend computes attention, with the objections of the others.
 
-    Of a model it runs one forward pass: ``explain(model, **inputs)``. Of tensors it computes nothing:
+    For a model it runs one forward pass: ``explain(model, **inputs)``. For tensors it computes nothing:
     ``explain(query, key, value, mechanism, ...)`` takes the arguments of :func:`hf_semfocus.sparse_attention`.
 
     Args:
         model: a model whose attention implementation is one of ours; or ``query``.
         *tensors: ``key``, ``value`` and the mechanism, after ``query``.
-        **inputs: what to call the model with, e.g. ``input_ids=...``; its ``dummy_inputs`` by default. Of tensors,
+        **inputs: arguments of the model, e.g. ``input_ids=...``; its ``dummy_inputs`` by default. For tensors,
             the other arguments of :func:`hf_semfocus.sparse_attention`.
 
     Returns:
-        For tensors, what ``backend="auto"`` takes and what every backend objects to; for a model, that of every
-        attention layer, with the backend that its configuration asks for. ``print`` shows either as a table.
+        For tensors, the backend that ``"auto"`` takes and the objections of all; for a model, the same for every
+        attention layer, with the backend in its configuration. ``print`` shows either as a table.
 
     Raises:
-        ValueError: no layer of the model computes its attention through us, a backend that was asked for cannot
+        ValueError: no layer of the model computes its attention through this package, a requested backend cannot
             compute a layer, or as :func:`hf_semfocus.sparse_attention` does.
     """
     if not isinstance(model, nn.Module):

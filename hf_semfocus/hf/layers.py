@@ -1,4 +1,4 @@
-"""Which layers of a model attend, as their code says: through the attention interface, or in code of their own."""
+"""Attention layers of a model, recognized by their code: with the attention interface, or code of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEFT_ALONE = {
     "GatedAttention": "weights of features",
     "AttentionResidual": "weights of earlier layers",
 }
-"""Parts of names of classes whose own attention is not attention between the tokens of a sequence, and what it is."""
+"""Parts of names of classes whose attention is not between the tokens of a sequence, and what it is."""
 
 
 def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -34,7 +34,7 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether ``module`` is attention of any kind, as far as its name tells, and holds no other attention."""
+    """Whether ``module`` is attention of any kind, by its name or code, and holds no other attention."""
 
     def attends(m: nn.Module) -> bool:
         return "Attention" in type(m).__name__ or uses_interface(type(m))
@@ -44,7 +44,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 @cache
 def uses_interface(cls: type[nn.Module]) -> bool:
-    """Whether a class asks the attention interface, itself or through a function of its file."""
+    """Whether a class uses the attention interface, itself or through a function of its file."""
     text = _all_text(cls)
     if INTERFACE in text:
         return True
@@ -53,7 +53,7 @@ def uses_interface(cls: type[nn.Module]) -> bool:
 
 
 def left_alone(model: nn.Module, path: str) -> str | None:
-    """What the attention of a layer's own code is, if it is none between tokens; None for one that is."""
+    """What a layer's own attention is, if it is not between tokens; else None."""
     names = [type(model.get_submodule(path)).__name__]
     if names == [nn.MultiheadAttention.__name__]:
         names = [type(model.get_submodule(path.rpartition(".")[0])).__name__]
@@ -62,7 +62,7 @@ def left_alone(model: nn.Module, path: str) -> str | None:
 
 @cache
 def table_user(cls: type[nn.Module]) -> type[nn.Module] | None:
-    """The class among those that ``cls`` builds which picks its attention from a table of its own file, if any."""
+    """The class that ``cls`` builds and that takes its attention from a table in its own file, if any."""
     seen, left = {cls}, [cls]
     while left:
         builder = left.pop()
@@ -85,7 +85,7 @@ def _attends(cls: type[nn.Module]) -> bool:
 
 @cache
 def _computes(cls: type[nn.Module]) -> bool:
-    """Whether a class computes weights of attention by itself."""
+    """Whether a class computes attention weights itself."""
     return issubclass(cls, nn.MultiheadAttention) or (
         "Attention" in cls.__name__ and bool(OWN_ATTENTION.search(_all_text(cls)))
     )
@@ -109,7 +109,7 @@ def _text(thing: Any) -> str:
 
 @lru_cache(maxsize=256)
 def _classes(module: str) -> dict[str, str]:
-    """The text of every class of a file, which is parsed once."""
+    """The source of every class of a file, which is parsed once."""
     try:
         text = inspect.getsource(sys.modules[module])
     except (KeyError, OSError, TypeError):

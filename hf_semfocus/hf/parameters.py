@@ -1,8 +1,8 @@
 """Parameters of a configuration's attention: ``config.semfocus``.
 
-Every parameter is said once, in the name (``topk_sparse:k=8``) or in ``config.semfocus``, wherever it was set last: a
-name that is set takes what it states out of ``config.semfocus``, and ``config.semfocus = {...}`` makes the name bare.
-Read, ``config.semfocus`` gives both.
+A parameter is stored in one place, where it was set last: in the name (``topk_sparse:k=8``) or in ``config.semfocus``.
+A new name removes the parameters that it states from ``config.semfocus``, and ``config.semfocus = {...}`` removes
+those in the name. Reading ``config.semfocus`` gives both.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ..messages import shown
 from .settings import is_ours, stated
 
 NAME = "_attn_implementation_internal"
-"""Where Transformers keeps the name."""
+"""Attribute in which Transformers stores the name."""
 SETTINGS = "semfocus"
-"""Where a configuration keeps the parameters that its name does not state."""
+"""Attribute for the parameters that the name does not state."""
 SOURCE = "_semfocus_source"
-"""Attribute under which every module finds the configuration that is saved for it."""
+"""Attribute of a module that holds the configuration that is saved for it."""
 
 
 class Settings(dict):
-    """``config.semfocus`` as it is read. It cannot be changed in place, which neither name nor parts would notice."""
+    """``config.semfocus`` as it is read; read-only, as a change in place would not reach the name or the parts."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
@@ -41,15 +41,15 @@ class Settings(dict):
 
 
 def stored_settings(config: Any) -> Any:
-    """The parameters that the name of a configuration does not state; None if nobody has set any."""
+    """The parameters that the name of a configuration does not state; None if none was set."""
     return config.__dict__.get(SETTINGS)
 
 
 def get_settings(config: PreTrainedConfig) -> Any:
-    """All parameters of a configuration's attention: what ``config.semfocus`` reads as.
+    """All parameters of a configuration's attention: the value of ``config.semfocus``.
 
     Raises:
-        AttributeError: its attention is none of ours, and nobody has set any.
+        AttributeError: its attention is none of ours, and no parameter was set.
     """
     name, settings = config.__dict__.get(NAME), stored_settings(config)
     if settings is not None and not isinstance(settings, Mapping):
@@ -60,7 +60,7 @@ def get_settings(config: PreTrainedConfig) -> Any:
 
 
 def set_settings(config: PreTrainedConfig, settings: Any) -> None:
-    """Set the parameters of a configuration and of those of its parts that have an attention of ours."""
+    """Set the parameters of a configuration and of its parts with an attention of ours."""
     for each in (config, *(part for part in parts(config) if is_ours(part.__dict__.get(NAME)))):
         each.__dict__[SETTINGS] = dict(settings) if isinstance(settings, Mapping) else settings
         if is_ours(name := each.__dict__.get(NAME)):
@@ -68,9 +68,9 @@ def set_settings(config: PreTrainedConfig, settings: Any) -> None:
 
 
 def drop_stated(config: PreTrainedConfig, before: Any, after: Any) -> None:
-    """Take out of a configuration what its attention ``after`` states itself.
+    """Remove the parameters that the name ``after`` states from ``config.semfocus``.
 
-    Where that has parameters and replaces another mechanism, what only the other one knows goes, too.
+    If the name has parameters and replaces another mechanism, those that only the other one has are removed, too.
     """
     in_name, settings = stated(after), stored_settings(config)
     if in_name and isinstance(settings, Mapping):
@@ -81,7 +81,7 @@ def drop_stated(config: PreTrainedConfig, before: Any, after: Any) -> None:
 
 
 def pass_to_parts(config: PreTrainedConfig) -> None:
-    """Give the parameters of a configuration to its parts of the same attention for which nobody has set any."""
+    """Copy the parameters of a configuration to its parts with the same attention and no parameters of their own."""
     name, settings = config.__dict__.get(NAME), stored_settings(config)
     for key in config.sub_configs:
         if (part := getattr(config, key, None)) is None:
@@ -105,7 +105,7 @@ def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
     """The parameters of a module's attention that its name does not state.
 
     Raises:
-        ValueError: its configuration is a copy of the one that is saved, and says something else.
+        ValueError: its configuration is a copy of the one that is saved, and differs from it.
     """
     if (config := getattr(module, "config", None)) is None:
         return None

@@ -1,16 +1,16 @@
-"""What this package wraps of Transformers' models, each to close one gap in the attention interface.
+"""Wrapped methods of Transformers' models, each for something that the attention interface lacks.
 
 ``get_correct_attn_implementation``  accepts ``topk_sparse:k=8``; refuses classes without the interface and bad
-                                     parameters when the model is made; names our choices in its error.
-``set_attn_implementation``          refuses such classes where Transformers logs a warning; None is no preference.
+                                     parameters when the model is made; lists our names in its error.
+``set_attn_implementation``          refuses such classes where Transformers only warns; None changes nothing.
 ``post_init``                        links every module to the configuration that is saved for it, and refuses models
-                                     without any attention that asks the interface.
-``_initialize_weights``              sets the first values of a mechanism's parameters that a checkpoint lacks.
-``_from_config``                     leaves alone a model made of the same configuration with another attention.
-``ContinuousBatchingManager``        is refused: its models see caches of many requests at once.
+                                     without any attention that uses the interface.
+``_initialize_weights``              sets the initial values of a mechanism's parameters that a checkpoint lacks.
+``_from_config``                     does not affect another model made from the same configuration.
+``ContinuousBatchingManager``        is refused: its models see the caches of many requests at once.
 
-What is wrapped of configurations is in ``configs.py``, and for adapters in ``adapters/hooks.py``. Nothing changes for
-models that use none of our names.
+Configurations are wrapped in ``configs.py``, adapters in ``adapters/hooks.py``. Models that use none of our names are
+not affected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .visibility import mark
 from .wrapping import wrap
 
 IMPLICIT = "_semfocus_unasked"
-"""Attribute of a model that holds the dense attention it got because nobody asked for any."""
+"""Attribute of a model that holds the dense attention it got by default."""
 
 
 def apply() -> None:
@@ -101,7 +101,7 @@ def _set(
         for config in held:
             drop_stated(config, config._attn_implementation, asked[id(followed.get(id(config), config))])
         original(self, attn_implementation, *args, **kwargs)
-        for config in held:  # Transformers does not reach the copies that layers hold, nor any before 5.23
+        for config in held:  # Transformers does not reach copies in layers, and before 5.23 none
             source = followed.get(id(config), config)
             if any(is_ours(each._attn_implementation) for each in (source, config)):
                 setattr(config, NAME, source._attn_implementation)
@@ -115,14 +115,14 @@ def _set(
 
 
 def _without_none(value: Any) -> Any:
-    """An ``attn_implementation`` without the parts for which there is no preference."""
+    """An ``attn_implementation`` without the parts that are None."""
     if not isinstance(value, dict):
         return value
     return {key: _without_none(part) for key, part in value.items() if part is not None}
 
 
 def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedConfig, Any]]:
-    """Every configuration with the implementation asked for it, in the string and the dict form."""
+    """Every configuration with its requested implementation, for the string and the dict form."""
     yield config, value.get("") if isinstance(value, dict) else value
     for key in config.sub_configs:
         if (sub := getattr(config, key, None)) is not None:
@@ -130,7 +130,7 @@ def _asked(config: PreTrainedConfig, value: Any) -> Iterator[tuple[PreTrainedCon
 
 
 def _copies(model: PreTrainedModel, asked: Container[int]) -> Iterator[tuple[PreTrainedConfig, PreTrainedConfig]]:
-    """Every configuration that a module holds and is not saved, such as a copy, and the one that it follows."""
+    """Every configuration of a module that is not saved, such as a copy, with the saved one that it follows."""
 
     def follow(config: PreTrainedConfig, source: PreTrainedConfig) -> Iterator:
         if id(config) not in asked:
@@ -157,7 +157,7 @@ def _from_config(
     original: Callable[..., PreTrainedModel], cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any
 ) -> PreTrainedModel:
     before, asked = config._attn_implementation, kwargs.get("attn_implementation")
-    # a model has made its choice in the configuration that it holds, and would follow this one
+    # a model made from this configuration holds it, and would change with it
     if None not in (before, asked) and asked != before and (has_ours(asked) or is_ours(before)):
         config = deepcopy(config)
     return original(cls, config, **kwargs)

@@ -1,4 +1,4 @@
-"""Names of attentions, with parameters in the name or beside it, and the mechanisms they stand for."""
+"""Names of attentions, their parameters, and the mechanisms they stand for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..mechanisms import Mechanism, build, get, names, parse
 from ..messages import shown
 
 REMEMBERED = 256
-"""Mechanisms that are kept, so that a step need not make them anew."""
+"""Mechanisms in the cache, so that a step does not build them again."""
 DEEPEST = 4
-"""Parts within parts that a model may have."""
+"""Levels of nested parts that a model may have."""
 
 
 def is_ours(name: Any) -> bool:
@@ -25,7 +25,7 @@ def is_ours(name: Any) -> bool:
 
 
 def has_ours(name: Any, depth: int = DEEPEST) -> bool:
-    """Whether an ``attn_implementation`` is one of ours, or a dict for the parts of a model that has one of ours."""
+    """Whether an ``attn_implementation`` is one of ours, or a dict of names by part that has one of ours."""
     if isinstance(name, dict):
         return depth > 0 and any(has_ours(part, depth - 1) for part in name.values())
     return is_ours(name)
@@ -50,7 +50,7 @@ def check_name(value: Any, depth: int = 8) -> None:
 
 
 def check_once(name: Any, settings: Any) -> None:
-    """Refuse a name and parameters, given together, that say two things.
+    """Refuse a name and parameters that contradict each other.
 
     Raises:
         ValueError: shows both.
@@ -79,9 +79,9 @@ def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, s
 _TRACED: dict[str, tuple[Mechanism, str]] = {}
 
 
-@torch.compiler.assume_constant_result  # a string, of arguments that a compiled graph guards
+@torch.compiler.assume_constant_result  # returns a string, and a compiled graph guards the arguments
 def _trace(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> str:
-    """Put a mechanism where a compiled graph finds it, and return its key in ``_TRACED``."""
+    """Store a mechanism for compiled graphs, and return its key in ``_TRACED``."""
     made = _made(spec, items, cls)
     key = repr((spec, items))
     _TRACED[key] = made
@@ -110,17 +110,17 @@ def _make(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechani
 
 
 def stated(name: Any) -> dict[str, int | float | str]:
-    """The parameters that a name of ours states; none for any other, and none for what cannot be read."""
+    """The parameters that a name of ours states; empty for any other or unreadable name."""
     try:
         return parse(name)[1] if is_ours(name) else {}
-    except ValueError:  # refused when a model is made of it
+    except ValueError:  # raises when a model is made
         return {}
 
 
 def names_in(
     config: PreTrainedConfig, name_of: Callable[[PreTrainedConfig], str] = lambda config: config._attn_implementation
 ) -> str | dict[str, Any] | None:
-    """Our names in a configuration: one for all of it, or a dict of those of its parts; None for none."""
+    """Our names in a configuration: one for all, or a dict by part; None if there is none."""
     own = name_of(config) if is_ours(config._attn_implementation) else None
     parts = {key: getattr(config, key, None) for key in config.sub_configs}
     inner = {key: names_in(part, name_of) for key, part in parts.items() if part is not None}

@@ -1,7 +1,7 @@
 """Trainable parameters of a mechanism: the submodule ``semfocus`` of every attention layer.
 
-They are made with the model, or when its attention is switched to a mechanism that has some. Then they are trained,
-moved, saved and loaded as the layer's other parameters. A switch to an attention without any leaves them in place.
+They are made with the model, or when its attention is switched to a mechanism that has parameters. They are trained,
+moved, saved and loaded like the layer's other parameters. Switching to another attention leaves them in place.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .parameters import settings_of
 from .settings import is_ours, resolve
 
 SLOT = "semfocus"
-"""Attribute of an attention layer that holds them."""
+"""Submodule of an attention layer that holds them."""
 OWNER = "_semfocus_owner"
-"""Attribute of what is held there: the name of its mechanism."""
+"""Attribute of that submodule: the name of its mechanism."""
 
 
 def attach(model: PreTrainedModel) -> None:
-    """Give every layer of ours the parameters that its mechanism asks for, unless it has them.
+    """Give every layer the parameters of its mechanism, unless it has them.
 
     Raises:
-        ValueError: a mechanism made something else than a module with ``reset_parameters``; no layer has changed then.
+        ValueError: ``create_state`` did not return a module with ``reset_parameters``; no layer is changed then.
     """
     made: list[tuple[nn.Module, nn.Module]] = []
     for layer in model.modules():
@@ -67,7 +67,7 @@ def bound(mechanism: Mechanism, layer: nn.Module) -> Mechanism:
 def initialize(
     original: Callable[..., None], model: PreTrainedModel, module: nn.Module, *args: Any, **kwargs: Any
 ) -> None:
-    """Set the first values of parameters that a checkpoint did not have, as Transformers does for its own."""
+    """Set the initial values of parameters that a checkpoint lacks, as Transformers does for its own."""
     if not hasattr(module, OWNER):
         original(model, module, *args, **kwargs)
     elif not all(
@@ -81,7 +81,7 @@ def _create(mechanism: Mechanism, layer: nn.Module) -> nn.Module:
     state = mechanism.create_state(layer, layer.config)
     if not isinstance(state, nn.Module) or not hasattr(state, "reset_parameters"):
         raise ValueError(
-            f"{mechanism.name}: create_state() gives {type(state).__name__}; expected a torch.nn.Module with "
+            f"{mechanism.name}: create_state() returned {type(state).__name__}; expected a torch.nn.Module with "
             "reset_parameters()"
         )
     return state

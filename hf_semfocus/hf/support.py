@@ -1,7 +1,7 @@
-"""Which models go through the attention interface: by class when a model is made, by call in ``verify``.
+"""Check that models use the attention interface: by class when a model is made, by call in ``verify``.
 
 About a quarter of the model families in Transformers compute attention in code of their own. They accept any
-``attn_implementation`` and then crash or, worse, run dense while their configuration says otherwise.
+``attn_implementation`` and then crash or silently run dense.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class UnsupportedModelError(ValueError):
 
 
 def check_class(cls: type[PreTrainedModel], name: str) -> None:
-    """Refuse a model class whose code never asks the attention interface, or would look up our name in vain.
+    """Refuse a model class that does not use the attention interface, or has a table without our names.
 
     Raises:
         UnsupportedModelError: names the class and what to use instead.
@@ -39,13 +39,13 @@ def check_class(cls: type[PreTrainedModel], name: str) -> None:
 
 
 def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
-    """Refuse a model some of whose attention would stay dense, but for that which is none between tokens.
+    """Refuse a model with attention between tokens that would stay dense.
 
-    Each model answers for its own layers, the models it is made of for theirs. One without any attention is refused
-    (Mamba, FNet) unless it is a part of another one, such as a backbone of convolutions.
+    Each model checks its own layers, and its submodels check theirs. A model without any attention is refused (Mamba,
+    FNet), unless it is part of another one, such as a convolutional backbone.
 
     Args:
-        model: whose layers.
+        model: the model to check.
         name: the attention.
         whole: whether it is not part of another model with that attention.
 
@@ -64,20 +64,20 @@ def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
     if refused := [f"{path} ({type(layers[path]).__name__})" for path, meaning in dense.items() if meaning is None]:
         raise _unsupported(f"{type(model).__name__}, in {_some(refused)},", name)
     if dense:
-        said = [f"{path} ({meaning})" for path, meaning in dense.items()]
+        others = [f"{path} ({meaning})" for path, meaning in dense.items()]
         warnings.warn(
-            f"{type(model).__name__}: {name!r} leaves dense what is not attention between tokens: {_some(said)}",
+            f"{type(model).__name__}: {name!r} leaves dense what is not attention between tokens: {_some(others)}",
             stacklevel=4,
         )
 
 
 def is_part(model: PreTrainedModel) -> bool:
-    """Whether a model that is being made is a part of another one that has one of our attentions."""
+    """Whether a model is being made as a part of another one with one of our attentions."""
     frame = sys._getframe(1)
     while frame is not None:
         outer = frame.f_locals.get("self") if frame.f_code.co_name == "__init__" else None
         if isinstance(outer, PreTrainedModel) and outer is not model:
-            config = outer.__dict__.get("config", frame.f_locals.get("config"))  # it may have begun with its parts
+            config = outer.__dict__.get("config", frame.f_locals.get("config"))  # its own may not be set yet
             if is_ours(getattr(config, "_attn_implementation", None)):
                 return True
         frame = frame.f_back
@@ -85,11 +85,11 @@ def is_part(model: PreTrainedModel) -> bool:
 
 
 def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
-    """Run one forward pass and check that every attention layer computed its attention through us.
+    """Run one forward pass and check that every attention layer computed its attention through this package.
 
     Args:
         model: a model whose attention implementation is one of ours; wrapped (PEFT, DDP) is fine.
-        **inputs: what to call it with, e.g. ``input_ids=...``; its ``dummy_inputs`` by default.
+        **inputs: its arguments, e.g. ``input_ids=...``; its ``dummy_inputs`` by default.
 
     Returns:
         The mechanism of every attention layer: ``{"h.0.attn": "topk_sparse:k=8", ...}``, or several where calls of a
@@ -97,8 +97,8 @@ def verify(model: PreTrainedModel, **inputs: Any) -> dict[str, str]:
         layers that are left alone, such as a head that pools with one query.
 
     Raises:
-        UnsupportedModelError: some layers did not come through; names them.
-        ValueError: the model was not given one of our implementations.
+        UnsupportedModelError: some layers did not; names them.
+        ValueError: the model's attention implementation is none of ours.
     """
     name = model.config._attn_implementation
     used = {name} | {m.config._attn_implementation for m in model.modules() if isinstance(m, PreTrainedModel)}

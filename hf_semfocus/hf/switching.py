@@ -1,4 +1,4 @@
-"""Change the attention of a whole model, names and parameters, on every configuration its parts hold or not at all."""
+"""Change the attention of a whole model on all configurations of its parts, or not at all."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .state import attach
 
 
 def configure(model: PreTrainedModel, attention: str | None = None, **params: Any) -> None:
-    """Set the attention parameters of a model on every configuration its parts hold.
+    """Set the attention parameters of a model on all configurations of its parts.
 
     ``model.config.semfocus = {"k": 8}`` does the same for models whose parts share one configuration (GPT-2,
-    BERT, LLaMA) or are declared in it (CLIP); encoder-decoder models hold copies, and this reaches them all.
+    BERT, LLaMA) or are declared in it (CLIP); encoder-decoder models hold copies, which this changes, too.
 
     Args:
         model: a Transformers model.
-        attention: the implementation to switch to at the same time; by default it stays.
-        **params: parameters of the mechanism, and ``backend``; those not given return to their defaults.
+        attention: the implementation to switch to; by default it is kept.
+        **params: parameters of the mechanism, and ``backend``; others are reset to their defaults.
 
     Raises:
-        ValueError: a parameter or value the mechanism does not have, or one that ``attention`` states otherwise;
-            nothing is changed then.
+        ValueError: a parameter or value the mechanism does not have, or one that contradicts
+            ``attention``; nothing is changed.
     """
     check_once(attention, params)
     configs = configurations(model)
@@ -42,7 +42,7 @@ def configure(model: PreTrainedModel, attention: str | None = None, **params: An
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:
-    """Every configuration that a model or a module of it has, and their parts."""
+    """All configurations of a model and its modules, and their parts."""
     found: dict[int, PreTrainedConfig] = {}
     for module in model.modules():
         if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
@@ -51,7 +51,7 @@ def configurations(model: nn.Module) -> list[PreTrainedConfig]:
 
 
 def check(configs: Sequence[PreTrainedConfig]) -> None:
-    """Refuse parameters that do not fit the attention beside them.
+    """Refuse parameters that do not fit their attention.
 
     Raises:
         ValueError: names the parameter and what was expected.
@@ -63,7 +63,7 @@ def check(configs: Sequence[PreTrainedConfig]) -> None:
 
 @contextmanager
 def all_or_nothing(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
-    """Put names and parameters back as they were if what follows fails."""
+    """Restore names and parameters if the block raises."""
     before = [{key: config.__dict__[key] for key in (NAME, SETTINGS) if key in config.__dict__} for config in configs]
     try:
         yield
@@ -75,13 +75,13 @@ def all_or_nothing(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
 
 
 def link_configs(model: PreTrainedModel) -> None:
-    """Let every module find the configuration that is saved for it: the model's, or a declared part of that."""
+    """Link every module to the configuration that is saved for it: the model's, or a declared part of that."""
     for module, source in config_sources(model):
         setattr(module, SOURCE, source)
 
 
 def config_sources(model: PreTrainedModel) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:
-    """Every module that has a configuration, and the one that is saved for it: its own, or of what it is part of."""
+    """Every module with a configuration, and the one that is saved for it: its own, or that of a parent."""
     saved = {id(part) for part in (model.config, *parts(model.config))}
 
     def visit(module: nn.Module, source: PreTrainedConfig) -> Iterator[tuple[nn.Module, PreTrainedConfig]]:

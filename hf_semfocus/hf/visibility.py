@@ -1,11 +1,11 @@
-"""Who sees whom in a Transformers model: the mask function, and what its masks mean to the attention function.
+"""Visible keys in a Transformers model: the mask function, and how the attention function reads its masks.
 
-Without a mask function of our names Transformers drops causality and padding in silence. A model's own code may read
-the mask as well, so a mask has the form which that code expects, marked on the configuration by :func:`mark`:
+Without a mask function for our names, Transformers silently drops causality and padding. A model's own code may also
+read the mask, so a mask has the form that this code expects, noted on the configuration by :func:`mark`:
 
-``causal``         None for plain causality: every attention module says ``is_causal=True``, and a mask of all pairs
-                   would take longer to read than what it says
-``bidirectional``  None where every query sees all keys: no attention module says ``is_causal=True``
+``causal``         None for plain causality: every attention module has ``is_causal=True``, and reading a mask of
+                   all pairs would take time
+``bidirectional``  None where every query sees all keys: no attention module has ``is_causal=True``
 ``bool``           always a tensor, True where a query may see a key, as ``sdpa`` makes it: modules differ
 ``additive``       always a tensor of 0 and the type's minimum, as ``eager`` makes it: the family has no ``sdpa``
 """
@@ -30,7 +30,7 @@ _MADE = "_semfocus_made"
 
 
 def mark(model: PreTrainedModel) -> None:
-    """Write on every configuration of ``model`` which form its masks must have."""
+    """Note on every configuration of ``model`` the form of its masks."""
     forms: dict[int, tuple[PreTrainedConfig, str]] = {}
     for module in model.modules():
         config = getattr(module, "config", model.config)
@@ -43,7 +43,7 @@ def mark(model: PreTrainedModel) -> None:
 
 
 def _form(module: nn.Module) -> str | None:
-    """The form that one module needs; None if it takes any."""
+    """The form that a module needs; None for any."""
     if isinstance(module, PreTrainedModel):
         return None if type(module)._supports_sdpa else "additive"
     if not is_leaf(module) or _is_marked_cross(module):
@@ -62,7 +62,7 @@ def mask_function(**kwargs: Any) -> Tensor | None:
     form = getattr(kwargs.get("config"), FORM, "bool")
     queries, keys = kwargs["q_length"], kwargs["kv_length"]
     start, first = kwargs.get("q_offset", 0), kwargs.get("kv_offset", 0)
-    # a static cache has an empty end, and counts in a tensor
+    # a static cache has an empty end, and its offset may be a tensor
     offset = start - first if isinstance(start, int) and isinstance(first, int) else None
     bidirectional = "allow_is_bidirectional_skip" in kwargs
     causal = kwargs.get("allow_is_causal_skip", False) and not bidirectional
@@ -70,7 +70,7 @@ def mask_function(**kwargs: Any) -> Tensor | None:
     everything = kwargs.get("allow_is_bidirectional_skip", False) and form == "bidirectional"
     kwargs.update(allow_is_causal_skip=plain, allow_is_bidirectional_skip=everything)
     made = eager_mask(**kwargs) if form == "additive" else sdpa_mask(**kwargs)
-    # where writes to a mask leave no trace, nothing is known of it later
+    # without a version counter, a later change of the mask could not be noticed
     traced = made is not None and (torch.compiler.is_compiling() or not made.is_inference())
     if traced and (causal or bidirectional or queries == 1):
         setattr(made, _MADE, (not bidirectional, offset if causal else None, _version(made)))
@@ -85,20 +85,19 @@ def read(
     key: Tensor,
     positional: bool = True,
 ) -> tuple[Visibility, Tensor | None, bool]:
-    """What an attention module's mask says; without one its own flag decides, and with one the mask alone.
+    """The meaning of an attention module's mask; without a mask the module's flag decides.
 
     Args:
-        attention_mask: what the module got: of :func:`mask_function`, the caller's own, or none.
+        attention_mask: a mask of :func:`mask_function`, the caller's own, or None.
         module: the attention module.
-        is_causal: the module's flag, where it passes it on.
+        is_causal: the module's flag, if it passes it on.
         query: ``[batch, heads, queries, head_dim]``.
         key: ``[batch, kv_heads, keys, head_dim]``.
-        positional: whether anybody asks where queries stand; otherwise a mask of somebody else's, which says who sees
-            whom, is not searched for that.
+        positional: whether positions of queries are needed; if not, a caller's own mask is not searched for them.
 
     Returns:
-        ``(visibility, bias, across)``: who sees whom; what the mask adds to the scores; and whether the queries look
-        from one sequence into another, where positions have no meaning.
+        ``(visibility, bias, across)``: the visible keys; what the mask adds to the scores; whether the queries attend to
+        another sequence, where positions have no meaning.
     """
     queries, keys = query.shape[2], key.shape[2]
     flagged = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
@@ -127,7 +126,7 @@ def _is_marked_cross(module: nn.Module) -> bool:
 
 
 def _made(mask: Tensor) -> tuple[bool, int | None] | None:
-    """What :func:`mask_function` knew of a mask that nobody has written to since."""
+    """What :func:`mask_function` noted of a mask that was not changed since."""
     made = getattr(mask, _MADE, None)
     return made[:2] if made is not None and made[2] == _version(mask) else None
 
@@ -137,8 +136,8 @@ def _version(mask: Tensor) -> int | None:
 
 
 def _found(mask: Tensor, flagged: bool, queries: int, keys: int) -> tuple[bool, None]:
-    """Whether a mask of somebody else's is causal: no query sees a key after its own."""
-    if torch.compiler.is_compiling():  # a graph cannot look
+    """Whether a caller's own mask is causal: no query sees a key after its own."""
+    if torch.compiler.is_compiling():  # a graph cannot read data
         return flagged, None
     own = torch.arange(queries, device=mask.device) + (keys - queries)
     later = torch.arange(keys, device=mask.device) > own.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Wrap a method of another library, at once or as soon as somebody imports it."""
+"""Wrap a method of another library, now or when it is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
     """Call ``around(original, self, ...)`` in place of a method. Idempotent.
 
-    Of a class method, ``self`` is the class.
+    For a class method, ``self`` is the class.
     """
     found = getattr_static(cls, name)
     original = getattr(found, "__func__", found)
@@ -30,7 +30,7 @@ def wrap(cls: type, name: str, around: Callable[..., Any]) -> None:
 
 
 def wrap_setter(cls: type, name: str, around: Callable[..., None]) -> None:
-    """Call ``around(original, self, value)`` where a property is set. Idempotent."""
+    """Call ``around(original, self, value)`` when a property is set. Idempotent."""
     found = getattr_static(cls, name)
     if getattr(found.fset, "_semfocus", False):
         return
@@ -44,7 +44,7 @@ def wrap_setter(cls: type, name: str, around: Callable[..., None]) -> None:
 
 
 def when_imported(name: str, action: Callable[[], None]) -> None:
-    """Call ``action`` once the module ``name`` is imported, now if it is; ``action`` is idempotent."""
+    """Call ``action`` once the module ``name`` is imported, now if it already is; ``action`` must be idempotent."""
     if name in sys.modules:
         action()
     elif not any(isinstance(finder, _AfterImport) and finder.name == name for finder in sys.meta_path):
@@ -52,7 +52,7 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
 
 
 class _AfterImport:
-    """Finds one module where the others find it, and has its loader call ``action`` at the end."""
+    """A finder that delegates for one module to the others, and makes its loader call ``action`` at the end."""
 
     def __init__(self, name: str, action: Callable[[], None]):
         self.name, self.action = name, action

@@ -1,4 +1,4 @@
-"""Publish on the Hugging Face Hub: a model that is loaded sparse again, and a card with its results."""
+"""Publish on the Hugging Face Hub: a model that is loaded sparse, and a card with its results."""
 
 from ..adapters.loading import load_adapter
 from ..hub_client import HubError

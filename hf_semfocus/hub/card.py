@@ -1,4 +1,4 @@
-"""The model card: a template, filled from the model and from what its author states."""
+"""The model card: a template, filled from the model and its author's details."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def model_card(
         model: a Transformers model with one of our attentions, or a PEFT model on one.
         repo_id: ``owner/name`` on the Hub.
         results: measurements, see :class:`CardDetails`.
-        example_inputs: what to call the model with; a few token ids by default.
-        existing: the current card; text and metadata that people wrote are kept.
+        example_inputs: arguments of the model; a few token ids by default.
+        existing: the current card; text and metadata written by people are kept.
         **details: the other fields of :class:`CardDetails`.
 
     Returns:
@@ -73,7 +73,7 @@ def render(
     """Write the card of a described model; ``files`` are those that are published with it.
 
     Raises:
-        ValueError: the task is not known but there are results, or the existing card cannot be merged.
+        ValueError: there are results but no known task, or the existing card cannot be merged.
     """
     before = merge.read(existing)
     given = ["license", "language", "base_model", *(["pipeline_tag"] if details.task else [])]
@@ -112,7 +112,7 @@ def _metadata(model: Description, repo_id: str, details: CardDetails) -> ModelCa
         there = ", ".join(dict.fromkeys(_stated(result) for result in details.results if result.sparse))
         raise ValueError(f"the results are of {there}, but the model uses {', '.join(own)}; expected some of that")
     if described and task is None:
-        raise ValueError(f"{model.name} does not tell its task; expected task=..., such as 'text-generation'")
+        raise ValueError(f"{model.name} does not determine its task; expected task=..., such as 'text-generation'")
     found = [_eval_result(result, task, details.seed) for result in described if result.mean is not None]
     return ModelCardData(
         library_name="peft" if model.adapter else "transformers",
@@ -132,7 +132,7 @@ def _stated(result: Result) -> str:
 
 
 def _eval_result(result: Result, task: str, seed: int | None) -> EvalResult | None:
-    """The result as the Hub's metadata has it: of the published seed, or else the mean, and says so."""
+    """The result as Hub metadata: of the published seed, or else the mean, labeled as such."""
     seeds = [seed for seed, value in result.values.items() if value is not None]
     one = seed if seed is not None else seeds[0] if len(result.values) == 1 else None
     if one is not None and result.values.get(one) is None:

@@ -23,17 +23,17 @@ FULL = Mechanism.name
 
 @dataclass(frozen=True)
 class Description:
-    """A model as its card describes it.
+    """What a card says about a model.
 
     Attributes:
         name: its class.
         layers: attention of every attention layer, all parameters stated.
-        kind: what it is for; None if no Auto class builds it.
-        loader, package: the class that loads it, and where to import that from.
+        kind: its kind; None if no Auto class builds it.
+        loader, package: the class that loads it, and the package of that class.
         ours: whether it is a model of this library, which Transformers knows once ``hf_semfocus.models`` is imported.
-        parameters: how many it has.
-        adapter: kind of the PEFT adapter it is, such as "LORA"; None for a whole model.
-        num_labels: how many classes it knows; None if it does not classify.
+        parameters: number of parameters.
+        adapter: type of the PEFT adapter, such as "LORA"; None for a whole model.
+        num_labels: number of classes; None if it does not classify.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Description:
 
     @cached_property
     def mechanisms(self) -> list[Mechanism]:
-        """The sparse mechanisms in use, each once."""
+        """The sparse mechanisms in use, without duplicates."""
         return [mechanisms.build(attention) for attention in self.attentions if attention != FULL]
 
 
@@ -65,11 +65,11 @@ def describe(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) 
 
     Args:
         model: a Transformers model, or a PEFT model on one.
-        example_inputs: what to call it with; a few token ids by default.
+        example_inputs: its arguments; a few token ids by default.
 
     Raises:
         TypeError: neither kind of model.
-        ValueError: it does not use one of our attentions, in some layer does not, or needs other inputs.
+        ValueError: it, or one of its layers, does not use one of our attentions, or it needs other inputs.
     """
     base = base_of(model)
     kind = next((kind for kind in kinds.KINDS if type(base) in kind.classes(base.config)), None)

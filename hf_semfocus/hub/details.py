@@ -1,4 +1,4 @@
-"""What the author of a model adds to its card, checked; the card marks what is missing as not given."""
+"""Details that the author of a model adds to its card; missing ones are marked as not given."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .results import Result, check
 
 @dataclass(frozen=True, kw_only=True)
 class CardDetails:
-    """What a card holds beyond what is read from the model.
+    """Contents of a card beyond what is read from the model.
 
     Args:
         results: measurements of one comparison, dense and sparse: :class:`Result`, or dicts with its fields.
         seed: the seed whose weights are published, so that the metadata holds their value and not the mean.
-        base_model: what the model was made from, as on the Hub.
-        datasets: datasets it was trained on, as on the Hub.
+        base_model: Hub name of the base model.
+        datasets: Hub names of the training datasets.
         license, language: as the Hub spells them, such as ``"apache-2.0"`` and ``"en"``.
         tags: more tags.
-        task: the Hub's name of the task, such as ``"text-generation"``; by default what the model's class tells.
+        task: the Hub's name of the task, such as ``"text-generation"``; by default that of the model's class.
         command: the command that made it.
         limits: known limitations, in Markdown; HTML, images, headings and code blocks become text.
 
     Raises:
-        ValueError: a field is not what it has to be.
+        ValueError: a field is invalid.
     """
 
     results: Sequence[Result | Mapping[str, Any]] = ()
@@ -63,7 +63,7 @@ def details_of(results: Sequence[Result | Mapping[str, Any]], others: Mapping[st
     """Details from keyword arguments.
 
     Raises:
-        ValueError: there is no such detail, or it is not what it has to be.
+        ValueError: a detail is unknown or invalid.
     """
     names = [field.name for field in dataclasses.fields(CardDetails)]
     if unknown := sorted(set(others) - set(names)):

@@ -9,8 +9,11 @@ _INLINE = re.compile(r"[\\`\[]")
 _START = r"^([ \t>*+\-\d.)]*?)"
 _BLOCKS = (
     (re.compile(rf"{_START}(#)", re.MULTILINE), r"\1\\\2"),  # headings
-    (re.compile(rf"{_START}(=+[ \t]*|-+[ \t]*)$", re.MULTILINE), r"\1\\\2"),  # the line above is a heading, or a rule
-    (re.compile(rf"{_START}(```|~~~)", re.MULTILINE), r"\1\\\2"),  # code that swallows what follows
+    (
+        re.compile(rf"{_START}(=+[ \t]*|-+[ \t]*)$", re.MULTILINE),
+        r"\1\\\2",
+    ),  # makes the line above a heading, or a rule
+    (re.compile(rf"{_START}(```|~~~)", re.MULTILINE), r"\1\\\2"),  # an open block of code
 )
 
 

@@ -1,7 +1,7 @@
 """Update an existing card: its generated part is replaced, and what people wrote is kept.
 
-Text: everything outside of two marker comments stays. Metadata: tags, datasets and metrics are united; evaluation
-results are replaced where they are ours; any other value on the Hub wins over a given one.
+Text outside of two marker comments is kept. Of the metadata, tags, datasets and metrics are united, evaluation results
+of ours are replaced, and any other value on the Hub takes precedence over a given one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BEGIN = "<!-- hf_semfocus:begin -->"
 END = "<!-- hf_semfocus:end -->"
 UNITED = ("tags", "datasets", "metrics")
 OURS = "attention"
-"""Key in an evaluation result's ``metric_args`` by which ours are known."""
+"""Key in an evaluation result's ``metric_args`` that marks ours."""
 
 
 @dataclass(frozen=True)
 class Existing:
-    """A README as it is on the Hub, in its parts; all are empty where there is none."""
+    """The parts of the README on the Hub; empty if there is none."""
 
     head: str
     data: dict[str, Any]
@@ -35,11 +35,11 @@ class Existing:
 
     @property
     def generated(self) -> str:
-        """Its generated part, or nothing."""
+        """Its generated part, or an empty string."""
         return self.text.partition(BEGIN)[2].partition(END)[0]
 
     def metadata(self, new: ModelCardData, given: Collection[str]) -> ModelCardData:
-        """Its metadata, brought up to date with the newly generated one; warns where it wins over what was given."""
+        """Its metadata, updated with the newly generated ones; warns where it takes precedence over a given value."""
         card = ModelCardData(**self.data)
         results = [result for result in card.eval_results or [] if OURS not in (result.metric_args or {})]
         results += new.eval_results or []
@@ -61,9 +61,9 @@ class Existing:
         """The README to publish, from merged metadata and a newly generated part.
 
         Raises:
-            ValueError: the existing text has half a generated part.
+            ValueError: the markers in the existing text are incomplete.
         """
-        head = self.head  # stays as it is, with its comments and quotes, if it says the same
+        head = self.head  # kept with its comments and quotes if the metadata are the same
         if data.to_dict() != ModelCardData(**self.data).to_dict():
             head = self.line_end.join(("---", data.to_yaml(self.line_end, list(self.data)), "---", ""))
         part = generated.strip("\n").replace("\n", self.line_end)
@@ -80,7 +80,7 @@ class Existing:
 
 
 def read(readme: str | None) -> Existing:
-    """Take a README apart.
+    """Split a README into its parts.
 
     Raises:
         ValueError: its metadata cannot be read.
@@ -91,21 +91,23 @@ def read(readme: str | None) -> Existing:
         data = dict((yaml.safe_load(found.group(2)) if found else None) or {})
         if isinstance(data.get("tags"), str):
             data["tags"] = [data["tags"]]
-        if data.get("language") is False:  # what YAML makes of the Norwegian "no"
+        if data.get("language") is False:  # YAML reads Norwegian, "no", as False
             data["language"] = "no"
         ModelCardData(**data)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"the metadata of the README.md on the Hub cannot be read ({said}); mend it there") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the metadata of the README.md on the Hub cannot be read ({reason}); fix it there"
+        ) from error
     head, text = (found.group(0), readme[found.end() :]) if found else ("", readme)
     return Existing(head, data, text, "\r\n" if "\r\n" in readme else "\n")
 
 
 def check_markers(generated: str) -> None:
-    """Refuse a generated part whose content would end it early.
+    """Refuse a generated part that contains a marker.
 
     Raises:
-        ValueError: something that was given holds one of the markers.
+        ValueError: a given value holds one of the markers.
     """
     if generated.count(BEGIN) != 1 or generated.count(END) != 1:
         raise ValueError(f"something given for the card holds {BEGIN} or {END}, which mark its generated part")

@@ -1,4 +1,4 @@
-"""A repository on the Hub: its state, and one atomic commit."""
+"""A repository on the Hub: its state, and atomic commits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from ..hub_client import shielded
 from .staging import README, files
 
-# from_pretrained would read these in place of new weights that are split into other files
+# from_pretrained would prefer these to new weights in other files
 WEIGHTS = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)")
 
 
@@ -53,10 +53,10 @@ class Remote:
                 return State(None, None, ())
             return State(bool(info.private), info.sha, tuple(file.rfilename for file in info.siblings or ()))
 
-        return shielded(f"looking at {self.repo_id!r}", self.token, ask)
+        return shielded(f"reading the state of {self.repo_id!r}", self.token, ask)
 
     def readme(self, state: State, folder: Path) -> str | None:
-        """The card at that state, downloaded into ``folder``; None if there is none.
+        """The card in that state, downloaded into ``folder``; None if there is none.
 
         Raises:
             HubError: the download failed.
@@ -72,13 +72,13 @@ class Remote:
         try:
             return Path(path).read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"the README.md of {self.repo_id!r} is not UTF-8 text ({error}); mend it there") from None
+            raise ValueError(f"the README.md of {self.repo_id!r} is not UTF-8 text ({error}); fix it there") from None
 
     def create(self, private: bool) -> None:
-        """Create it.
+        """Create the repository.
 
         Raises:
-            HubError: the Hub refused, or the repository exists by now.
+            HubError: the request failed, or the repository exists meanwhile.
         """
         shielded(
             f"creating {self.repo_id!r}",
@@ -87,21 +87,21 @@ class Remote:
         )
 
     def commit(self, folder: Path, state: State, message: str, outdated: Collection[str] = ()) -> str:
-        """Make one commit of all files, on top of ``state`` and nothing else; none if nothing changes.
+        """Commit all files at once on top of ``state``; no commit if nothing changes.
 
         ``upload_folder`` is not used because it may split a large folder into several commits.
 
         Args:
-            folder: what the repository is to hold.
-            state: what it holds; the commit fails if that has changed.
-            message: of the commit.
+            folder: the new files.
+            state: the current state; the commit fails if that has changed.
+            message: the commit message.
             outdated: files to delete unless they are among the new ones.
 
         Returns:
             The revision that now holds the files.
 
         Raises:
-            HubError: nothing was committed, or the answer was lost on its way; trying again is safe in both cases.
+            HubError: nothing was committed, or the answer was lost; trying again is safe in both cases.
         """
         new = files(folder)
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in new]

@@ -28,11 +28,11 @@ class Result:
             its parameters.
         metric: its name, such as ``"accuracy"``.
         values: the value of every seed; None for a seed without one (a run that diverged).
-        dataset: its name, on the Hub where it is there.
-        split: the part of it that was evaluated on.
+        dataset: its name, on the Hub if it is there.
+        split: the evaluated split.
 
     Raises:
-        ValueError: a field is not what it has to be.
+        ValueError: a field is invalid.
     """
 
     attention: str
@@ -79,7 +79,7 @@ def check(results: Iterable[Result | Mapping[str, Any]]) -> tuple[Result, ...]:
     """Results as :class:`Result`, from those or from mappings with its fields.
 
     Raises:
-        ValueError: an item is neither, or is wrong in itself.
+        ValueError: an item is neither, or invalid.
     """
     names = [field.name for field in dataclasses.fields(Result)]
     found = []
@@ -97,11 +97,11 @@ def check(results: Iterable[Result | Mapping[str, Any]]) -> tuple[Result, ...]:
 def from_runs(
     runs: Sequence[Mapping[str, Any]], dataset: str, split: str, metrics: Mapping[str, str] | None = None
 ) -> list[Result]:
-    """Results of what :func:`hf_semfocus.training.train` returned, a mapping per run.
+    """Results from what :func:`hf_semfocus.training.train` returned for every run.
 
     Args:
         runs: with ``attention``, ``seed`` and the metrics; one whose ``status`` is "diverged" has no value.
-        dataset, split: what was evaluated on.
+        dataset, split: the evaluated data.
         metrics: field of a run -> name in the card; ``{"eval_accuracy": "accuracy"}`` by default.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The folder that is published: all files are written here first, so that a failure leaves the Hub untouched."""
+"""The folder to publish: all files are written here first, so that a failure leaves the Hub untouched."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 @contextmanager
 def new_folder(wanted: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """A folder to write into: a temporary one, or one that gets the name ``wanted`` once all of it is written.
+    """A folder to write to: a temporary one, or one that is renamed to ``wanted`` once complete.
 
     Raises:
-        ValueError: ``wanted`` is there and not an empty folder.
+        ValueError: ``wanted`` exists and is not an empty folder.
         HubError: the disk is full.
     """
     target = None if wanted is None else Path(wanted)
     if target is not None:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ValueError(f"dry_run={str(target)!r} is there already; expected a new or an empty folder")
+            raise ValueError(f"dry_run={str(target)!r} exists; expected a new or an empty folder")
         target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="hf_semfocus-", dir=target and target.parent) as temporary:
@@ -71,10 +71,10 @@ def write(
     base_model: str | None = None,
     offline: bool = False,
 ) -> None:
-    """Write all but the card.
+    """Write everything except the card.
 
     Raises:
-        ValueError: something that was given cannot be written.
+        ValueError: a given value cannot be written.
     """
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -94,12 +94,12 @@ def write(
 
 
 def files(folder: Path) -> list[str]:
-    """What the folder holds, as it is named in a repository."""
+    """Paths of the folder's files, as in a repository."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def check_no_token(folder: Path, token: str | None) -> None:
-    """Refuse to publish an access token in any file but weights and pictures.
+    """Refuse to publish an access token in any file except weights and pictures.
 
     Raises:
         ValueError: names the file, not the token.
@@ -109,7 +109,7 @@ def check_no_token(folder: Path, token: str | None) -> None:
             continue
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if (token and token in text) or TOKEN.search(text):
-            raise ValueError(f"{name} holds an access token of the Hub; take it out of what is to be published")
+            raise ValueError(f"{name} holds an access token of the Hub; remove it before publishing")
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
@@ -123,10 +123,10 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The value as JSON has it; numbers that are not finite become null.
+    """The value in types of JSON; numbers that are not finite become null.
 
     Raises:
-        ValueError: names what JSON has no form for.
+        ValueError: names a value that JSON cannot represent.
     """
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""The usage example of a card: complete code that loads the model and calls it."""
+"""The usage example of a card: code that loads the model and calls it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def usage(model: Description, repo_id: str, base_model: Any, tokenizer: bool) ->
     """Python that loads the model from the Hub and calls it once.
 
     Args:
-        model: what to load.
-        repo_id: from where.
-        base_model: of an adapter, as on the Hub; None where it is not known.
+        model: the model.
+        repo_id: its repository.
+        base_model: Hub name of an adapter's base model; None if unknown.
         tokenizer: whether one was published with it.
     """
     lines = ["import hf_semfocus.models" if model.ours else "import hf_semfocus"]

@@ -1,4 +1,4 @@
-"""The mechanisms: every module of this package registers one, and nobody else keeps a list."""
+"""The mechanisms: every module of this package registers its own; there is no other list."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -22,7 +22,7 @@ Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 class Banded(GlobalTokens):
     """Every query keeps ``window`` keys: ``(window - 1) // 2`` before it, itself, and the rest after it.
 
-    Causal: the last ``window`` keys, itself included. The default of 64 keeps as many keys as top-k's.
+    Causal: the last ``window`` keys, itself included. The default of 64 keeps as many keys as top-k does by default.
     """
 
     sized_by = "window"

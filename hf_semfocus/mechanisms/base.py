@@ -1,15 +1,15 @@
-"""What a mechanism is: which keys a query keeps, said in slots that every backend understands.
+"""The base class of mechanisms, which decide which keys a query keeps and how kept scores become weights.
 
-A mechanism says which keys a query keeps and how kept scores become weights. It fills up to three slots, and
-backends apply them in this order to the keys a query may see (after causality and padding):
+A mechanism fills up to three slots, which backends apply in this order to the keys a query may see (after causality
+and padding):
 
     pattern(at)             static: a predicate on positions
     priority(scores, at)    selection: of the keys left, the ``k`` of highest priority stay
     normalize(scores, keep) kept scores -> weights, softmax unless overridden
 
-A static pattern that also says its ``reach`` (and which few queries it ``sees_all`` for) is computed from lists of
-keys instead of all pairs. Every slot is row-local: what one query keeps never depends on another query. So any back
-end may work on any chunk of queries, and decoding token by token equals the uncached forward.
+A static pattern that defines its ``reach`` (and the few queries that see all keys, ``sees_all``) is computed from
+lists of keys instead of all pairs. Every slot is row-local: the keys of one query never depend on another query. So a
+backend may process any chunk of queries, and decoding with a cache equals the forward pass without.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class Mechanism:
     """Base of all mechanisms: a frozen dataclass whose fields are the parameters, checked when it is made.
 
     Raises:
-        ValueError: a parameter is not what its field asks for.
+        ValueError: a parameter is not valid for its field.
     """
 
     name: ClassVar[str] = "full"
     by_score: ClassVar[int | None] = None
-    """1 or -1 if the priority is exactly that times the score, which kernels can select by; None otherwise."""
+    """1 or -1 if the priority is exactly that times the score, so that kernels can select by it; else None."""
     sized_by: ClassVar[str] = "k"
-    """The parameter that sets how many keys a query keeps, if the mechanism has one of that name."""
+    """The parameter that sets the number of kept keys, if the mechanism has one of that name."""
 
     differentiable_selection: ClassVar[bool] = False
-    """Whether ``priority`` is computed with gradients and handed to ``normalize`` as a third argument."""
+    """Whether ``priority`` is computed with gradients and passed to ``normalize`` as a third argument."""
     state: ClassVar[nn.Module | None] = None
-    """What ``create_state`` made for the layer at work, in ``priority`` and ``normalize``; None for no parameters."""
+    """In ``priority`` and ``normalize``: what ``create_state`` returned for the layer; None without parameters."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -60,7 +60,7 @@ class Mechanism:
 
     @property
     def selects(self) -> bool:
-        """Whether this mechanism chooses ``k`` keys by priority."""
+        """Whether this mechanism selects ``k`` keys by priority."""
         return type(self).priority is not Mechanism.priority
 
     @classmethod
@@ -70,12 +70,12 @@ class Mechanism:
 
     @property
     def selects_by_score(self) -> bool:
-        """Whether the score of a key and nothing else decides, as ``by_score`` says, so that a kernel can select."""
+        """Whether keys are selected by score alone (see ``by_score``), so that a kernel can do it."""
         return self.by_score is not None and not self.positional
 
     @property
     def by_layer(self) -> bool:
-        """Whether kept keys may depend on the layer, so that layers cannot share lists of them."""
+        """Whether kept keys may depend on the layer, so that layers cannot share lists."""
         return True
 
     @property
@@ -91,8 +91,8 @@ class Mechanism:
     def budget(self, length: int) -> int | None:
         """The most keys that a query keeps of ``length`` visible ones, causal or not; None for any number.
 
-        The few queries that :meth:`sees_all` names do not count. Unless overridden: ``k`` for a selection, and for a
-        static pattern as many as its ``reach`` names.
+        The few queries that :meth:`sees_all` marks do not count. By default ``k`` for a selection, and the width of
+        ``reach`` for a static pattern.
         """
         if self.selects:
             return min(self.k, length)
@@ -108,17 +108,16 @@ class Mechanism:
         return None
 
     def reach(self, at: Positions) -> Tensor | None:
-        """Positions that ``pattern`` looks at, ``[..., queries, few]``; the others it keeps for no query.
+        """Positions that ``pattern`` may keep, integers ``[..., queries, few]``; None if there is no such limit.
 
-        In any order, repeated and out of range as may be: only those that ``pattern`` keeps count. None if a
-        query may keep any number of keys. It makes static patterns cost O(n few) rather than O(n²). Of ``at.key``
-        only the shape is to be used, whose last number no length exceeds: the width of what comes back is to depend
-        on shapes and parameters alone, as ``torch.compile`` and a GPU need it.
+        They may be in any order, repeated and out of range: only those that ``pattern`` keeps count. A static pattern
+        then costs O(n few) instead of O(n²). The width of the result must depend on shapes and parameters alone, as
+        for ``torch.compile``: use only the shape of ``at.key``, whose last size is an upper limit of all lengths.
         """
         return None
 
     def sees_all(self, at: Positions) -> Tensor | None:
-        """The few queries that keep every key, which ``reach`` need not cover: bool ``[..., queries, 1]``."""
+        """The few queries that keep every key, which ``reach`` need not include: bool ``[..., queries, 1]``."""
         return None
 
     def priority(self, scores: Tensor, at: Positions) -> Tensor | None:
@@ -133,15 +132,15 @@ class Mechanism:
     def create_state(self, layer: nn.Module, config: Any) -> nn.Module | None:
         """The trainable parameters of one attention layer of a model; None for a mechanism without any.
 
-        The layer gets them as its submodule ``semfocus``, which is trained and saved with the model. Static patterns
-        must not depend on them.
+        They become the layer's submodule ``semfocus``, trained and saved with the model. Static patterns must not
+        depend on them.
 
         Args:
             layer: the attention module, e.g. a ``GPT2Attention``.
             config: its configuration, e.g. a ``GPT2Config``.
 
         Returns:
-            A module whose ``reset_parameters()`` sets their first values, by ``torch.nn.init``.
+            A module whose ``reset_parameters()`` sets their initial values, by ``torch.nn.init``.
         """
         return None
 
@@ -164,7 +163,7 @@ class Mechanism:
         return self.select(scores, allowed, at)[0]
 
     def select(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> tuple[Tensor, Tensor | None]:
-        """:meth:`keep`, and the priority that decided it where ``normalize`` takes it."""
+        """The result of :meth:`keep`, and the priority if ``normalize`` takes it."""
         with nullcontext() if self.differentiable_selection else torch.no_grad():
             if (pattern := self.kept_by_position(at)) is not None:
                 allowed = allowed & pattern
@@ -173,7 +172,7 @@ class Mechanism:
         return allowed, priority if self.differentiable_selection else None
 
     def kept_by_position(self, at: Positions | None) -> Tensor | None:
-        """:meth:`pattern`, or an error that names the mechanism where it is not what it must be."""
+        """:meth:`pattern`, checked."""
         pattern = self.pattern(at)
         if pattern is not None:
             _, *shape = torch.broadcast_shapes(at.query.shape, at.key.shape, at.head.shape)
@@ -182,7 +181,7 @@ class Mechanism:
         return pattern
 
     def ranked(self, scores: Tensor, at: Positions | None) -> Tensor | None:
-        """:meth:`priority` of every score, or an error that names the mechanism where it is not what it must be."""
+        """:meth:`priority` of every score, checked."""
         priority = self.priority(scores, at)
         if priority is None:
             return None
@@ -191,11 +190,7 @@ class Mechanism:
         return priority.expand_as(scores)
 
     def _expect(self, fits: bool, slot: str, found: Any, kind: str, shape: Sequence[int | None]) -> None:
-        """Refuse what a slot has given unless it ``fits`` and broadcasts to ``shape``, None for any size.
-
-        Raises:
-            ValueError: names the mechanism, what it gave and what was expected.
-        """
+        """Refuse the result of a slot unless it ``fits`` and broadcasts to ``shape`` (None: any size)."""
         if fits and found.dim() <= len(shape):
             sizes = zip(reversed(found.shape), reversed(shape), strict=False)
             if all(want is None or size in (1, want) for size, want in sizes):

@@ -17,7 +17,7 @@ from .registry import register
 class BlockLocal(GlobalTokens):
     """Every query keeps its own block of ``block_size`` positions (the last may be shorter).
 
-    Causal: the part of the block up to itself. The default of 64 compares like with like with top-k's.
+    Causal: the part of the block up to itself. The default of 64 equals that of top-k.
     """
 
     sized_by = "block_size"

@@ -1,4 +1,4 @@
-"""How a mechanism declares its parameters: fields of its dataclass that check what they are given."""
+"""Declaration of a mechanism's parameters: dataclass fields that check their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ..messages import is_integer, shown
 
 MOST = 2**31 - 1
-"""The largest count: lists hold columns of 32 bits."""
+"""The largest count: columns in lists are 32-bit integers."""
 
 
 def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> Any:
@@ -40,7 +40,7 @@ def real(
     maximum: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """Declare a dataclass field that holds a finite number within the bounds that are given."""
+    """Declare a dataclass field that holds a finite number within the given bounds."""
     bounds = [("at least", operator.ge, minimum), ("above", operator.gt, above)]
     bounds += [("at most", operator.le, maximum), ("below", operator.lt, below)]
     bounds = [bound for bound in bounds if bound[2] is not None]
@@ -50,7 +50,7 @@ def real(
         fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
         if not fits or not all(holds(value, limit) for _, holds, limit in bounds):
             raise ValueError(f"{what}={shown(value)} is not allowed; expected a finite number {expected}".rstrip())
-        return float(value) + 0.0  # one spelling of zero
+        return float(value) + 0.0  # turns -0.0 into 0.0
 
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
 

@@ -1,4 +1,4 @@
-"""Global tokens: a few positions that see all and that all see, around a pattern laid over the others.
+"""Global tokens: a few positions that see all and are seen by all, with a pattern over the others.
 
 Source: "Transformers Learn Faster with Semantic Focus" (arXiv 2506.14095), global tokens of the banded and
 block-local masks (there appended at the end of the sequence).
@@ -15,7 +15,7 @@ from .declare import choice, count
 
 
 def run(count: int, keys: int, device: torch.device) -> Tensor:
-    """The first ``count`` positions, no more than there are keys, however large a parameter is."""
+    """The first ``count`` positions, at most ``keys``."""
     return torch.arange(min(count, keys), device=device)
 
 
@@ -26,23 +26,23 @@ class GlobalTokens(Mechanism):
     Causal: only the first positions can be global, and all later queries see them.
     """
 
-    num_global_tokens: int = count(0, "positions that see all and that all see", minimum=0)
-    global_position: str = choice("first", ("first", "last"), "the end of the sequence they stand at")
+    num_global_tokens: int = count(0, "positions that see all and are seen by all", minimum=0)
+    global_position: str = choice("first", ("first", "last"), "the end of the sequence where they are")
 
     @property
     def by_layer(self) -> bool:
-        # those of this class show no layer to the patterns below it
+        # ``local`` gets no layer
         slots = ("pattern", "reach", "sees_all")
         return any(getattr(type(self), slot) is not getattr(GlobalTokens, slot) for slot in slots)
 
     def local(self, query: Tensor, key: Tensor, length: Tensor, causal: bool) -> Tensor:
-        """The pattern over the other tokens, from positions among them and their number."""
+        """The pattern over the other tokens, from their positions and number."""
         raise NotImplementedError
 
     def near(self, query: Tensor, length: Tensor, keys: int, causal: bool) -> Tensor:
         """Positions among the other tokens that ``local`` may keep, ``[..., queries, few]``.
 
-        ``keys`` is what no length exceeds, known without a look at it.
+        ``keys`` is an upper limit of all lengths, known without reading data.
         """
         raise NotImplementedError
 
@@ -66,7 +66,7 @@ class GlobalTokens(Mechanism):
 
     def sees_all(self, at: Positions) -> Tensor | None:
         g = self.num_global_tokens
-        if g == 0 or at.causal:  # causal global tokens see each other alone
+        if g == 0 or at.causal:  # causal global tokens only see each other
             return None
         return at.query < g if self.global_position == "first" else at.query >= at.length - g
 

@@ -1,8 +1,8 @@
-"""Random attention: a query keeps k of its keys drawn by a keyed hash, whatever their scores.
+"""Random attention: a query keeps k keys drawn by a keyed hash, independent of their scores.
 
 Source: "Transformers Learn Faster with Semantic Focus" (arXiv 2506.14095), random mask. The paper's code draws
 anew, with replacement, at every forward; here the draw is a pure function of (seed, layer, head, query, key),
-so that chunks, cached decoding and recomputation in gradient checkpointing all see the same keys, all distinct.
+so that chunks, cached decoding and recomputation in gradient checkpointing use the same keys, all distinct.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Random(Mechanism):
     def priority(self, scores: Tensor, at: Positions) -> Tensor:
         stream = _mix(_mix(torch.full_like(at.head, self.seed) + at.layer * 0x9E3779B1) + at.head)
         drawn = _mix(_mix(stream + at.query) + at.key)
-        # 24 bits are what float32 holds exactly
+        # float32 holds 24 bits exactly
         return (drawn >> 8).to(scores.dtype).expand_as(scores)
 
 

@@ -1,4 +1,4 @@
-"""The registry that gives a mechanism its name everywhere, and makes mechanisms from names and parameters."""
+"""The registry of mechanisms, and their construction from names and parameters."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ RESERVED = ("flash", "flex_attention", "sdpa")
 
 
 def register(name: str, *, overwrite: bool = False) -> Callable[[M], M]:
-    """Class decorator: make ``name`` available as a mechanism, hence as an ``attn_implementation``.
+    """Class decorator: register a mechanism as ``name``, and thereby as an ``attn_implementation``.
 
-    A class of the same module and qualified name replaces the earlier one, as when a notebook's cell runs again.
+    A class of the same module and qualified name replaces the earlier one, as when a notebook cell runs again.
 
     Args:
-        name: ASCII letters, digits, ``_``, ``-`` and ``.``, beginning with a letter.
+        name: ASCII letters, digits, ``_``, ``-`` and ``.``, starting with a letter.
         overwrite: also replace a mechanism from elsewhere.
 
     Raises:
-        ValueError: the name is taken or cannot be one, Transformers would read a meaning of its own into it, or the
-            class is not a mechanism.
+        ValueError: the name is invalid or taken, Transformers gives it a meaning of its own, or the class is not a
+            valid mechanism.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
         raise ValueError(
@@ -70,10 +70,10 @@ def _origin(cls: type) -> str:
 
 
 def _check(name: str, cls: Any) -> None:
-    """Refuse a class that could not be used.
+    """Refuse a class that is not a valid mechanism.
 
     Raises:
-        ValueError: says what it lacks.
+        ValueError: names what is wrong and what was expected.
     """
 
     def refuse(found: str, expected: str) -> None:
@@ -132,7 +132,7 @@ def parse(spec: str) -> tuple[str, dict[str, int | float | str]]:
 
 
 def _value(text: str) -> int | float | str:
-    """What a parameter's text stands for."""
+    """The value that a parameter's text stands for."""
     if re.fullmatch(r"-?\d{1,20}", text):
         return int(text)
     is_real = re.fullmatch(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) and not text.lstrip("-").isdecimal()
@@ -140,7 +140,7 @@ def _value(text: str) -> int | float | str:
 
 
 def build(spec: str, **params: Any) -> Mechanism:
-    """Make a mechanism from its name or ``NAME:param=value,...``; what the string says wins over ``params``.
+    """Make a mechanism from its name or ``NAME:param=value,...``; the string takes precedence over ``params``.
 
     Raises:
         ValueError: unknown name, a parameter the mechanism does not have, or a value it does not allow.
@@ -148,9 +148,9 @@ def build(spec: str, **params: Any) -> Mechanism:
     return _IN_GRAPHS[_keep(spec, params)] if torch.compiler.is_compiling() else _build(spec, params)
 
 
-@torch.compiler.assume_constant_result  # a string, since a graph reads of a constant object no more than its fields
+@torch.compiler.assume_constant_result  # returns a string, as a graph only reads the fields of a constant object
 def _keep(spec: str, params: dict[str, Any]) -> str:
-    """Put a mechanism where a compiled graph finds it, and return its key in ``_IN_GRAPHS``."""
+    """Store a mechanism for compiled graphs, and return its key in ``_IN_GRAPHS``."""
     key = repr((spec, params))
     _IN_GRAPHS[key] = _build(spec, params)
     return key

@@ -34,9 +34,9 @@ class Strided(Banded):
         return torch.cat([super().near(query, length, keys, causal), far], -1)
 
     def local_budget(self, length: int) -> int:
-        if torch.compiler.is_compiling():  # a bound, as a graph of any length cannot look at all queries
+        if torch.compiler.is_compiling():  # an upper limit, as a graph for any length cannot iterate over queries
             return min(self.window + (length - 1) // self.stride, length)
-        query = np.arange(length)  # not a tensor, which a default device or a tracer could get hold of
+        query = np.arange(length)  # not a tensor, which a default device or a tracer would affect
         most = 0
         for causal in (False, True):
             first = self._first(query, length, causal)

@@ -18,9 +18,9 @@ from .registry import register
 class TopK(Mechanism):
     """Every query keeps its ``k`` highest-scoring keys ("semantic focus").
 
-    The default of 64 is for a dense checkpoint used as it is: SmolLM2-135M on 1024-token windows of a novel has
-    perplexity 39.7 with k=64 against 36.5 dense, but 145 with k=4. Models trained sparse from the start do
-    with far fewer; the paper uses 5 and 9.
+    The default of 64 is for a dense checkpoint without training: SmolLM2-135M on 1024-token windows of a novel has
+    perplexity 39.7 with k=64 against 36.5 dense, but 145 with k=4. Models trained sparse from the start need
+    far fewer keys; the paper uses 5 and 9.
     """
 
     by_score = 1
