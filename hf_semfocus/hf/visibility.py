@@ -96,8 +96,8 @@ def read(
         positional: whether positions of queries are needed; if not, a caller's own mask is not searched for them.
 
     Returns:
-        ``(visibility, bias, across)``: the visible keys; what the mask adds to the scores; whether the queries attend to
-        another sequence, where positions have no meaning.
+        ``(visibility, bias, across)``: the visible keys; what the mask adds to the scores; whether the queries attend
+        to another sequence, where positions have no meaning.
     """
     queries, keys = query.shape[2], key.shape[2]
     flagged = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)

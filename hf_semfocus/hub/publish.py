@@ -52,7 +52,7 @@ def push_to_hub(
     dry_run: str | os.PathLike[str] | None = None,
     **details: Any,
 ) -> Published:
-    """Publish a model with sparse attention so that it comes back sparse, with a card that says what was measured.
+    """Publish a model that is loaded with its sparse attention, and a card with its results.
 
     Everything goes into one commit: all of it is on the Hub afterwards, or nothing. Publishing again updates the
     card's generated part and keeps what people wrote; without any change it makes no commit. Call it in one process.
@@ -64,30 +64,28 @@ def push_to_hub(
         results: measurements, dense and sparse ones of the same comparison; see :class:`CardDetails`.
         training_args: kept as ``training_args.json``: a mapping, a dataclass or ``TrainingArguments``.
         metrics: kept as ``metrics.json``.
-        curves: a picture to show in the card.
-        example_inputs: what to call the model with, once, to see which layer uses which attention; a few token ids by
-            default.
-        private: whether a new repository is private, which is the default; an existing one is never changed.
+        curves: an image to show in the card.
+        example_inputs: arguments of one forward pass, which finds every layer's attention; a few token ids by default.
+        private: whether a new repository is private (default); an existing one is never changed.
         token: of the Hub; the stored one by default.
         commit_message: the commit's first line.
-        dry_run: a new folder to write to instead; the Hub is not asked anything, so its card is not merged.
+        dry_run: a new folder to write to instead, without requests to the Hub; a card there is not merged.
         **details: the other fields of :class:`CardDetails`: ``seed``, ``base_model``, ``datasets``, ``license``,
             ``language``, ``tags``, ``task``, ``command``, ``limits``.
 
     Raises:
         TypeError: neither a Transformers nor a PEFT model, or an unknown detail.
-        ValueError: something given cannot be published; nothing was.
-        HubError: the Hub or the disk refused; the message says what was tried, and never holds the token.
+        ValueError: an argument cannot be published; nothing was.
+        HubError: the Hub or the disk failed; the message has the action and never the token.
     """
     card.check_repo_id(repo_id)
     about = details_of(results, details)
     description = describe(model, example_inputs)
     if description.adapter and about.base_model is None:
         about = dataclasses.replace(about, base_model=saving.base_on_hub(model))
-    remote = None
-    secret = find_token(token) if dry_run is None else token if isinstance(token, str) else None
+    remote, secret = None, token if isinstance(token, str) else None
     if dry_run is None:
-        if secret is None:
+        if (secret := find_token(token)) is None:
             raise ValueError("no access token; log in with `hf auth login`, set HF_TOKEN, or pass token=...")
         remote = Remote(repo_id, secret)
     with staging.new_folder(dry_run) as folder:
@@ -115,11 +113,15 @@ def push_to_hub(
             return Published(repo_id, None, True, files)
         if state.private is None:
             remote.create(private is not False)
-        said = merge.read(existing).generated
-        outdated = [name for name in state.files if staging.ABOUT.fullmatch(name) and f"]({name})" in said]
         message = commit_message or f"Publish {repo_id.partition('/')[2]} with hf_semfocus"
-        commit = remote.commit(folder, state, message, outdated)
+        commit = remote.commit(folder, state, message, _outdated(state, existing))
         return Published(repo_id, commit, commit != state.commit, files)
+
+
+def _outdated(state: State, readme: str | None) -> list[str]:
+    """Files about the earlier weights, which the generated part of their card links to."""
+    text = merge.read(readme).generated
+    return [name for name in state.files if staging.ABOUT.fullmatch(name) and f"]({name})" in text]
 
 
 def _check_state(repo_id: str, state: State, description: Description, private: bool | None) -> None:
