@@ -4,8 +4,8 @@
     metric.add_batch(predictions=[0, 1], references=[0, 0])
     metric.compute()  # {"accuracy": 0.5}
 
-All of them are exact over batches of different sizes: they see every prediction, or sums and counts. A metric is one
-class: ``columns`` says what it takes, ``shown`` what it returns and how that is shown in tables, plots and on the Hub.
+All are exact over batches of different sizes, as they get every prediction, or sums and counts. A metric is one class:
+``columns`` declares its inputs, ``shown`` its results and how tables, plots and the Hub show them.
 """
 
 import math
@@ -20,7 +20,7 @@ __all__ = ["OF_CLASSES", "OF_TOKENS", "Accuracy", "MacroF1", "Matthews", "Perple
 
 
 class _Metric(evaluate.Metric):
-    """What the metrics share; a subclass says which columns it takes, and how what it returns is shown."""
+    """Base of the metrics; a subclass declares ``columns`` and ``shown``."""
 
     columns: dict[str, str]
     shown: tuple[Quantity, ...] = ()
@@ -54,7 +54,7 @@ class _ClassMetric(_Metric):
 
 
 class Accuracy(_ClassMetric):
-    """Share of the examples whose predicted class is the reference.
+    """Fraction of examples whose predicted class is the reference.
 
     ``compute(predictions, references)`` takes int64 ``[examples]`` and returns ``{"accuracy": float in [0, 1]}``.
 
@@ -140,9 +140,9 @@ class Perplexity(_Metric):
 
 
 OF_CLASSES = (Accuracy, MacroF1, Matthews)
-"""What classifiers are measured by."""
+"""Metrics of classifiers."""
 OF_TOKENS = (Perplexity,)
-"""What language models are measured by."""
+"""Metrics of language models."""
 
 
 def _confusion(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:

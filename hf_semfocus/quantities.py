@@ -1,6 +1,6 @@
-"""What is measured of a run, and how it is shown: in tables, on axes and on the Hub.
+"""Quantities of a run, and how tables, plots and the Hub show them.
 
-The quantities of the training loop are here; those of a metric stand in its class, in ``metrics.py``.
+Those of the training loop are here, those of a metric in its class in ``metrics.py``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One number of a run.
+    """A number of a run.
 
     Attributes:
-        field: of a result or a record.
-        header: of its column in tables.
-        label: of its axis in plots, and in sentences.
-        digits: after the decimal point.
-        higher_is_better: None where neither is.
-        hub: the Hub's name of the metric; None for what is not published.
+        field: its field in results and records.
+        header: its column header in tables.
+        label: its name on axes and in sentences.
+        digits: decimal places.
+        higher_is_better: None if neither is better.
+        hub: the Hub's name of the metric; None if it is not published.
     """
 
     field: str
@@ -52,10 +52,10 @@ _of_metrics: dict[str, Quantity] = {}
 
 
 def register(*shown: Quantity) -> None:
-    """Add the quantities of a metric; one of the same field is replaced."""
+    """Add the quantities of a metric, replacing those of the same field."""
     _of_metrics.update({quantity.field: quantity for quantity in shown})
 
 
 def quantities() -> dict[str, Quantity]:
-    """All quantities by field, in the order of tables' columns."""
+    """All quantities by field, in the order of table columns."""
     return {quantity.field: quantity for quantity in (*SCORES, *_of_metrics.values(), *OTHERS)}

@@ -10,10 +10,10 @@ import numpy as np
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown with columns of even width.
+    """A Markdown table with aligned columns.
 
     Args:
-        rows: the header, and then the lines, with as many cells each.
+        rows: the header and then the lines, all with the same number of cells.
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]

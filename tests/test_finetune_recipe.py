@@ -431,7 +431,7 @@ def test_checkpoints_without_such_a_head(tmp_path, make):
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 61}
     T5Config(**sizes).save_pretrained(tmp_path / "t5")
     a_tokenizer("bert").save_pretrained(tmp_path / "t5")
-    with pytest.raises(ValueError, match="is of the family 't5', which makes no causal_lm"):
+    with pytest.raises(ValueError, match="is of the family 't5', which cannot be a causal_lm"):
         finetune.main([*make("clm", "llama"), "--model", str(tmp_path / "t5")])
 
 

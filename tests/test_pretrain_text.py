@@ -187,8 +187,8 @@ def test_a_dry_run_writes_what_would_be_pushed(tmp_path, documents, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model", "bert"], "model='bert' makes no causal_lm; expected gpt2, llama or a checkpoint"),
-        (["--model", "paper"], "model='paper' makes no causal_lm"),
+        (["--model", "bert"], "model='bert' cannot be a causal_lm; expected gpt2, llama or a checkpoint"),
+        (["--model", "paper"], "model='paper' cannot be a causal_lm"),
         (["--dataset", "no/such/folder/here"], "no such file or folder"),
         (["--text_column", "words"], "has no column 'words'; expected text_column to be one of"),
         (["--vocab_size", "100"], "vocab_size=100; expected at least 260"),

@@ -72,10 +72,8 @@ def landscape(
     """
     check_integer("points", points, 2)
     directions = random_directions(model, seed, normalization)
-    settings = {
-        **{"points": points, "extent": extent, "seed": seed, "normalization": normalization, "rows": len(rows)},
-        **{"attention_dropout": attention_dropout, "attention": _attention(model), "weights": _checksum(model)},
-    }
+    settings = {"points": points, "extent": extent, "seed": seed, "normalization": normalization, "rows": len(rows)}
+    settings |= {"attention_dropout": attention_dropout, "attention": _attention(model), "weights": _checksum(model)}
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     done = read_done(Path(file), settings) if file is not None and rank == 0 else []
     if world > 1:

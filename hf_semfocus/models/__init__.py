@@ -1,4 +1,4 @@
-"""Models of this library; importing this package makes them known to Transformers' Auto classes."""
+"""Models of this library; importing this package registers them with Transformers' Auto classes."""
 
 from .checkpoints import checkpoint_config
 from .presets import PRESETS, Sizes, build_model

@@ -1,4 +1,4 @@
-"""Checkpoints in a folder or on the Hub: their configuration, their weights, and how many positions they have."""
+"""Checkpoints in a folder or on the Hub: their configuration, weights and number of positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def checkpoint_config(model: str, presets: Collection[str] = ()) -> PreTrainedCo
 
     Args:
         model: folder or name.
-        presets: other names that the caller takes, for the error.
+        presets: other names that the caller accepts, for the error.
 
     Raises:
         ValueError: there is none.
@@ -36,7 +36,7 @@ def load_checkpoint(kind: Kind, model: str, attention: str, config: PreTrainedCo
     """A checkpoint with its weights in float32; no code of a model is ever run.
 
     Args:
-        kind: what it is for.
+        kind: its kind.
         model: folder or name.
         attention: an ``attn_implementation``.
         config: its configuration.
@@ -52,12 +52,12 @@ def load_checkpoint(kind: Kind, model: str, attention: str, config: PreTrainedCo
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
-    """Tokens a model of that configuration takes at most; None if there is no limit."""
+    """The longest sequence for a configuration; None if there is no limit."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if positions is None else positions - first_position(config)
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position of the first token: RoBERTa and its kin count from after the padding token."""
+    """The position of the first token: RoBERTa and related models count from ``pad_token_id + 1``."""
     counts_on = any(name in config.model_type for name in ("roberta", "camembert", "xlm-roberta", "longformer"))
     return config.pad_token_id + 1 if counts_on else 0

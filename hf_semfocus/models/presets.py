@@ -1,7 +1,7 @@
 """Models by name: the paper's encoder, small models of three families, or any checkpoint.
 
-Everything but the attention is the same for every attention of a comparison, so a preset is a configuration and
-the name of the attention comes last.
+In a comparison, models differ only in their attention, so a preset makes a configuration from sizes and the name of
+an attention.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .semfocus_encoder import SemFocusEncoderConfig
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a preset is built from: the task's vocabulary and lengths, and the width and depth wanted.
+    """Sizes of a model: the task's vocabulary and lengths, width and depth.
 
-    ``num_labels`` is None for a language model. ``activation`` is the family's own by default.
+    ``num_labels`` is None for a language model. ``activation`` is the family's by default.
     """
 
     vocab_size: int
@@ -41,10 +41,10 @@ class Preset:
 
     Attributes:
         family: its configuration.
-        activation: the one it has where none is wanted.
-        dropouts: fields that hold a probability of dropout.
-        language: the kind of language models it makes, if any; all make classifiers.
-        width_field, activation_field: names of the MLP's fields.
+        activation: its default activation.
+        dropouts: fields with a probability of dropout.
+        language: the kind of language model it makes, if any; all make classifiers.
+        width_field, activation_field: fields of the MLP.
     """
 
     family: type[PreTrainedConfig]
@@ -94,12 +94,12 @@ PRESETS = {
 
 
 def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrainedModel:
-    """Build a model with the attention of that name; random weights come from torch's global stream.
+    """Build a model with the attention of that name; random weights come from torch's global generator.
 
     Args:
-        kind: what it is for, a name of :mod:`hf_semfocus.kinds`.
-        model: one of ``PRESETS``, or the folder or Hub name of a checkpoint, whose weights are then loaded (in
-            float32) and of whose ``sizes`` only the task's part matters.
+        kind: the kind of model, a name of :mod:`hf_semfocus.kinds`.
+        model: one of ``PRESETS``, or the folder or Hub name of a checkpoint, whose weights are loaded in
+            float32; of ``sizes`` it only needs the task's.
         attention: an ``attn_implementation``, passed to Transformers as it is.
         sizes: vocabulary, lengths, width and depth.
 
@@ -111,11 +111,11 @@ def build_model(kind: str, model: str, attention: str, sizes: Sizes) -> PreTrain
     if model in PRESETS:
         fit = [name for name, preset in PRESETS.items() if preset.language == kind]
         if fit and model not in fit:
-            raise ValueError(f"model={model!r} makes no {kind}; expected {', '.join(fit)} or a checkpoint")
+            raise ValueError(f"model={model!r} cannot be a {kind}; expected {', '.join(fit)} or a checkpoint")
         return wanted.auto.from_config(PRESETS[model].config(sizes, attention), attn_implementation=attention)
     config = checkpoint_config(model, presets=PRESETS)
     if not wanted.classes(config):
-        raise ValueError(f"model={model!r} is of the family {config.model_type!r}, which makes no {kind}")
+        raise ValueError(f"model={model!r} is of the family {config.model_type!r}, which cannot be a {kind}")
     if config.vocab_size < sizes.vocab_size:
         raise ValueError(f"model={model!r} has {config.vocab_size} token ids; the task needs {sizes.vocab_size}")
     positions = positions_of(config)

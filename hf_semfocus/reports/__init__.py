@@ -1,1 +1,1 @@
-"""What runs are told with: tables, curves and a conclusion in words."""
+"""Reports of runs: tables, curves and a conclusion."""

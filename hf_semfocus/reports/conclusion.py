@@ -1,4 +1,4 @@
-"""What a comparison of attentions has shown, in words, and what to try next."""
+"""The conclusion of a comparison of attentions, in words, and what to try next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def conclusion(results: Sequence[RunResult], config: RunResult) -> str:
 
     Args:
         results: what ``train`` returned, of any number of attentions and seeds.
-        config: the options in force: ``target_accuracy``, ``target_loss`` and ``best_by`` are looked at.
+        config: the options in force: ``target_accuracy``, ``target_loss`` and ``best_by`` are used.
     """
     groups: Groups = {}
     for result in results:

@@ -1,4 +1,4 @@
-"""Curves of a training: what was evaluated, against epochs or steps and against seconds.
+"""Curves of a training: evaluations against epochs or steps, and against seconds.
 
 Needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 """
@@ -21,15 +21,15 @@ LABELS = {
     "step": "steps",
     "seconds": "seconds of training",
 }
-"""Of the x axes."""
+"""Labels of the x axes."""
 
 
 def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """Draw the evaluations of a training; several seeds become their median with a band between the quartiles.
 
-    Classifiers are drawn as accuracy and loss along epochs and seconds, language models (records that hold a
-    perplexity) as held-out and training loss along steps and seconds. A run that ended early keeps its last value, so
-    that the median always is one over all seeds.
+    Classifiers are drawn as accuracy and loss against epochs and seconds, language models (records with a perplexity)
+    as held-out and training loss against steps and seconds. A run that ended early keeps its last value, so that the
+    median is always over all seeds.
 
     Args:
         records: lines of ``metrics.jsonl``.
@@ -69,7 +69,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
 
 
 def swap_metric(points: Sequence[dict[str, Any]]) -> str:
-    """What is drawn of a swap: perplexity if the points have it, or else accuracy."""
+    """The metric of a swap: perplexity if the points have it, else accuracy."""
     return "eval_perplexity" if "eval_perplexity" in points[0] else "eval_accuracy"
 
 
@@ -80,12 +80,12 @@ def swap(
     path: Path,
     title: str = "",
 ) -> None:
-    """Draw what other attentions do to a model, against the number of keys they keep.
+    """Draw the held-out score of a model under other attentions, against the number of kept keys.
 
     Args:
         points: ``attention``, ``seed`` and the held-out scores; the dense attention comes first.
-        tuned: the same of models that were trained with those attentions, drawn as stars.
-        keys: how many a query keeps, by attention; one of None is not drawn.
+        tuned: the same for models that were trained with those attentions, drawn as stars.
+        keys: number of kept keys by attention; None is not drawn.
         path: image file to write; the suffix decides the format.
         title: of the figure.
 

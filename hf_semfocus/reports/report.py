@@ -1,4 +1,4 @@
-"""The report of a training: the table that is printed, and ``report.md`` with what one needs to judge it.
+"""The report of a training: a printed table, and ``report.md`` with its method, machine and options.
 
 It works on any folder with results, so a recipe ends with ``print(report.write_report(...))``.
 """
@@ -24,8 +24,8 @@ def table(results: Sequence[RunResult], target_accuracy: float | None = None, ta
     """Markdown table with a line per attention: when it converged, and where it ended.
 
     Args:
-        results: what ``train`` returned, of any number of seeds; with several, cells read median [quartiles].
-        target_accuracy, target_loss: training accuracy or held-out loss that counts as converged.
+        results: what ``train`` returned, for any number of seeds; with several, cells are median [quartiles].
+        target_accuracy, target_loss: training accuracy or held-out loss at which a run has converged.
     """
     columns: dict[str, tuple[Callable[[RunResult], float | None], int]] = {}
     if target_loss is not None:
@@ -56,16 +56,16 @@ def write_report(
     """Write ``report.md`` and ``curves.png`` of a training.
 
     Args:
-        folder: where to.
-        title: first heading of the report, and of the plot.
+        folder: the output folder.
+        title: of the report and the plot.
         results: what ``train`` returned for every run.
         records: lines of ``metrics.jsonl``.
         config: the options in force, ``target_accuracy`` and ``target_loss`` among them.
         notes: paragraphs to add.
 
     Returns:
-        The table, the notes and what else there is to say, to be printed. Without matplotlib or a whole epoch there
-        are no curves, and a line says so.
+        The table, the notes and the conclusion, to be printed. Without matplotlib or an evaluation there are no
+        curves, and a line says so.
     """
     accuracy, loss = config.get("target_accuracy"), config.get("target_loss")
     results_table = table(results, accuracy, loss)
@@ -112,7 +112,7 @@ def _over_seeds(records: Sequence[RunResult], target: Target, baseline: str) -> 
 
 
 def resumptions(results: Sequence[RunResult]) -> str | None:
-    """Which runs went on from a checkpoint, in words; None if none did."""
+    """A sentence on the runs that were resumed from a checkpoint; None if none was."""
     found = [f"{result['run']} at step {session['step']}" for result in results for session in _sessions(result)[1:]]
     if not found:
         return None
@@ -123,7 +123,7 @@ def resumptions(results: Sequence[RunResult]) -> str | None:
 
 
 def places(results: Sequence[RunResult]) -> str:
-    """What the runs ran on, in words, with the runs of each machine if there were several."""
+    """A sentence on the hardware and software of the runs, by machine if there were several."""
     parts: dict[str, list[str]] = {}
     for result in results:
         sessions = _sessions(result)
@@ -138,12 +138,12 @@ def places(results: Sequence[RunResult]) -> str:
 
 
 def _sessions(result: RunResult) -> list[dict[str, Any]]:
-    """Where a run began and was resumed."""
+    """The steps and machines at which a run was started or resumed."""
     return result.get("sessions") or [{"step": 0, "where": "a machine that was not recorded"}]
 
 
 def write_markdown(folder: Path, title: str, paragraphs: Iterable[str], config: RunResult, ran: str) -> None:
-    """Write ``report.md``: the paragraphs, what it ran on, in words, and the options."""
+    """Write ``report.md``: the paragraphs, the machine (``ran``) and the options."""
     options = "\n".join(f"    {name}: {value}" for name, value in config.items())
     text = "\n\n".join([f"# {title}", *paragraphs, ran, "## Options", options])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What several seeds show together: how long each attention takes to the target, and how surely one is faster."""
+"""Statistics over seeds: the time of each attention to the target, and paired speed-ups."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PLURALS = {"epoch": "epochs", "step": "steps", "seconds": "seconds"}
 
 
 def section(records: Sequence[Mapping[str, Any]], target: Target, baseline: str) -> str:
-    """Two tables in Markdown with what they say: times to the target, and speed-ups over a baseline by seed.
+    """Two Markdown tables with explanations: times to the target, and speed-ups over a baseline by seed.
 
     Args:
         records: lines of ``metrics.jsonl``, of several seeds.
-        target: what a run is to reach.
+        target: the target of the runs.
         baseline: the attention that the others are compared with.
 
     Raises:

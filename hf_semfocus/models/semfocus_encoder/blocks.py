@@ -1,6 +1,6 @@
 """Positions, attention, MLP and the pre-norm block of the paper's encoder.
 
-They depart from a textbook encoder in ways that matter for a reproduction: every head is as wide as a token,
+They differ from a standard encoder in ways that matter for a reproduction: every head is as wide as a token,
 LayerNorm has no parameters (and eps 0 in front of the very first attention), and dropout in the MLP comes before
 the activation.
 """
@@ -23,7 +23,7 @@ def sinusoidal_positions(length: int, width: int, device: torch.device | None = 
     """Fixed position vectors: sine in the even columns, cosine in the odd ones.
 
     Returns:
-        float32 ``[length, width]``; columns 2i and 2i + 1 turn at the rate ``10000 ** (-2i / width)``.
+        float32 ``[length, width]``; columns 2i and 2i + 1 have the frequency ``10000 ** (-2i / width)``.
     """
     position = torch.arange(length, dtype=torch.float64, device=device)[:, None]
     angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
@@ -75,7 +75,7 @@ class SemFocusEncoderAttention(nn.Module):
         attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend within ``hidden_states`` ``[batch, n, d]``; the weights only if the implementation has them."""
+        """Attend within ``hidden_states`` ``[batch, n, d]``; the weights only if the implementation returns them."""
         batch, length, _ = hidden_states.shape
         shape = (batch, length, -1, self.head_dim)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -1,6 +1,6 @@
 """Configuration of the paper's encoder: sizes, activation, dropout and the learned global tokens.
 
-Whatever is out of range is refused here, before a model is built.
+Values out of range are refused here, before a model is built.
 """
 
 import math
@@ -30,7 +30,7 @@ class SemFocusEncoderConfig(PreTrainedConfig):
         max_position_embeddings: longest sequence, learned global tokens not counted.
         initializer_range: embedding and classifier weights start uniform in [-range, range].
         num_global_tokens: learned tokens appended at the end of every sequence; never masked, counted in the
-            mean over positions. A mechanism that is to treat them as global needs the same number and
+            mean over positions. A mechanism with global tokens needs the same number and
             ``global_position=last``.
         pad_token_id: id that padding uses. Padding is excluded by ``attention_mask`` only, never by its id.
 

@@ -1,7 +1,7 @@
-"""Dropout that is cheap on a CPU for small probabilities.
+"""Fast dropout on a CPU for small probabilities.
 
-Torch draws a random number per element there, which at the paper's width and p = 0.01 costs a fifth of a training
-step. Drawing the few places that are dropped costs next to nothing.
+PyTorch draws a random number per element, which at the paper's width and p = 0.01 takes a fifth of a training step.
+Drawing only the few dropped positions takes almost no time.
 """
 
 import math
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 MOST_SPARSE = 0.1
-"""Probability up to which drawing places beats drawing elements."""
+"""Probability up to which drawing positions is faster than a number per element."""
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` with the same distribution and, on a CPU and for p up to 0.1, a cheaper way to draw.
+    """``nn.Dropout`` with the same distribution and, on a CPU and for p up to 0.1, a faster way to sample.
 
-    Of N elements, K ~ Poisson(-N log(1 - p)) places are hit, uniformly and with repetition. The number of hits on
-    each element is then Poisson(-log(1 - p)), independently, so each is spared with probability 1 - p exactly.
+    K ~ Poisson(-N log(1 - p)) positions are drawn from N, uniformly with replacement. The number of draws of each
+    element is then independently Poisson(-log(1 - p)), so each is kept with probability exactly 1 - p.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The encoder of the paper and its classifier: what surrounds the blocks.
+"""The encoder of the paper and its classifier.
 
 The embedding is scaled by sqrt(d) and gets fixed positions, no norm follows the last block, and the classifier
 reads the mean over all positions.
@@ -24,7 +24,7 @@ from .dropout import Dropout
 
 
 class SemFocusEncoderPreTrainedModel(PreTrainedModel):
-    """What both models share: initial weights, and what Transformers may do with the architecture."""
+    """Base of both models: initialization, and the features of Transformers that they support."""
 
     config: SemFocusEncoderConfig
     base_model_prefix = "encoder"
@@ -47,7 +47,7 @@ class SemFocusEncoderPreTrainedModel(PreTrainedModel):
             table = sinusoidal_positions(*module.positions.shape, module.positions.device)
             init.copy_(module.positions, table.to(module.positions))
             if module.global_tokens is not None:
-                # Their own stream: the other weights of a seed do not depend on the number of global tokens.
+                # A generator of their own: the other weights do not depend on the number of global tokens.
                 stream = torch.Generator().manual_seed(torch.initial_seed())
                 start = torch.empty(module.global_tokens.shape, device="cpu")
                 init.copy_(module.global_tokens, start.uniform_(-limit, limit, generator=stream))
@@ -124,7 +124,7 @@ class SemFocusEncoderModel(SemFocusEncoderPreTrainedModel):
 
         hidden_states = torch.add(self.positions[:length], inputs_embeds, alpha=self.embed_scale)
         if self.global_tokens is not None:
-            # No position is added: their place moves with the padding, and they are learned anyway.
+            # No positions are added: these tokens are learned, and their place depends on the padding.
             tokens = (self.global_tokens * self.embed_scale).expand(batch, -1, -1)
             hidden_states = torch.cat([hidden_states, tokens], dim=1)
             attention_mask = _with_global_tokens(attention_mask, len(self.global_tokens))
@@ -186,7 +186,7 @@ def _with_global_tokens(attention_mask: Tensor | None, count: int) -> Tensor | N
 
 
 def _check_global_tokens(config: SemFocusEncoderConfig) -> None:
-    """Refuse an attention whose global tokens at the end are not as many as the learned tokens."""
+    """Refuse an attention whose number of global tokens at the end differs from that of the learned tokens."""
     name = config._attn_implementation
     mechanism = resolve(name, getattr(config, "semfocus", None))[0] if is_ours(name) else None
     count = getattr(mechanism, "num_global_tokens", 0)
