@@ -1,8 +1,8 @@
-"""Measure attention: is it right, how long does it take, and how much memory, beside PyTorch's own and others'.
+"""Measure attention: correctness, time and memory, against PyTorch's attention and other libraries.
 
     python recipes/bench.py --quick
 
-The code is in ``hf_semfocus/cli/bench.py``; ``semfocus bench`` starts it without a checkout.
+The code is in ``hf_semfocus/cli/bench.py``; ``semfocus bench`` runs it without a checkout.
 """
 
 from hf_semfocus.cli.command import start

@@ -298,7 +298,7 @@ def test_bad_options_take_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(script, run_name="__main__")
     assert ended.value.code == 2
-    error = "bench.py: error: device='cuda'; expected cpu, as PyTorch finds no GPU here\n"
+    error = "bench.py: error: device='cuda'; expected cpu, as PyTorch finds no GPU\n"
     assert capsys.readouterr() == ("", error)
 
 
@@ -370,7 +370,7 @@ def test_a_back_end_that_does_not_do_a_case_leaves_it_out(monkeypatch):
     assert [each["label"] for each in result["cases"]] == [TINY.label]
     assert result["cases"][0]["backend"] == "chunked"
     assert remarks(result)[-1] == f"{CASES['banded'].label}: not measured, has no bands"
-    with pytest.raises(ValueError, match="backend='chunked' does none of the cases: has no bands"):
+    with pytest.raises(ValueError, match="backend='chunked' supports none of the cases: has no bands"):
         run(plan(CASES["banded"], backend="chunked"))
 
 

@@ -1,4 +1,4 @@
-"""Benchmark of attention: correctness first, then time and peak memory against PyTorch's own and other libraries'.
+"""Benchmark of attention: correctness first, then time and memory against PyTorch's attention and other libraries.
 
 ``recipes/bench.py`` is its command line.
 """

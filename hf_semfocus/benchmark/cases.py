@@ -1,4 +1,4 @@
-"""What is measured: an attention problem, a mechanism, and what it is expected to reach."""
+"""Benchmark cases: an attention problem, a mechanism and its goals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Case:
         dtype: name of a floating type of torch.
         direction: "train" (forward and backward), "forward" or "decode" (one query); the latter two without a graph.
         over_sdpa, over_eager: required speed-up over that contestant; None for no goal.
-        memory: required peak, below so many 10**6 bytes, or "below sdpa"; None for no goal.
+        memory: required limit of peak memory in 10**6 bytes, or "below sdpa"; None for no goal.
         probe: whether peak memory is measured.
 
     Raises:
-        ValueError: sizes or type that do not go together.
+        ValueError: inconsistent sizes.
     """
 
     batch: int = 1
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """The problem in words, mechanism excluded: cases with the same one are timed together."""
+        """Description of the problem without the mechanism: cases of the same shape are timed together."""
         heads = f"{self.heads}" if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
         words = [f"{self.batch},{heads},{self.keys},{self.head_dim}"]
         words += [] if self.direction == "decode" else ["causal" if self.causal else "bidirectional"]
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The case in words."""
+        """Description of the case."""
         return f"{self.shape} {self.mechanism}"
 
     def under(self, mechanism: str) -> Case:
@@ -84,5 +84,5 @@ class Case:
 
 
 def judged(goal: float | None, met: Callable[[float], bool]) -> dict[str, float | bool]:
-    """A goal and whether it is met, for the results; nothing without one."""
+    """A goal and whether it is met, for the results; empty without a goal."""
     return {} if goal is None else {"goal": goal, "met": met(goal)}

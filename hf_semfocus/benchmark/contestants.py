@@ -1,4 +1,4 @@
-"""Implementations that are compared: ours, PyTorch's, and others that are installed and support the case."""
+"""The compared implementations: ours, PyTorch's, and others that are installed and support the case."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .inputs import Attend, Inputs
 
 OURS, SDPA, EAGER, XTRANSFORMERS, FLEX, ADASPLASH = "ours", "sdpa", "eager", "x-transformers", "flex", "adasplash"
 DENSE = (SDPA, FLEX, ADASPLASH)
-"""Those that do not depend on the mechanism, so that cases of one shape share them."""
+"""Contestants that do not depend on the mechanism, so that cases of one shape share them."""
 NOTES = {
     SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash backend",
     EAGER: "the same mechanism on dense scores",
     XTRANSFORMERS: "Attend(sparse_topk=k) of x-transformers, which keeps more than k keys where scores tie",
     FLEX: "torch's flex_attention, compiled, all keys",
-    ADASPLASH: "adasplash, alpha 1.5: another sparse attention, which finds its own number of keys",
+    ADASPLASH: "adasplash, alpha 1.5: another sparse attention, whose number of keys depends on the scores",
 }
 PEERS = (EAGER, XTRANSFORMERS, FLEX, ADASPLASH)
 """Contestants that a run can leave out."""
 DENSE_MATRICES = 8
-"""Matrices of scores that a dense implementation holds at a time, about, in a forward and a backward pass."""
+"""Approximate number of score matrices that a dense implementation holds in a forward and a backward pass."""
 
 
 def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[str, Attend], dict[str, str]]:
@@ -39,11 +39,11 @@ def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[st
 
     Args:
         case: the problem.
-        backend: of ours.
-        device: where it runs.
+        backend: the backend of ours.
+        device: the device.
 
     Returns:
-        By name, what takes query, key and value; and the reasons of those that are left out.
+        Functions of query, key and value by name; and the reasons for those that are left out.
     """
     found: dict[str, Attend] = {OURS: partial(sparse, case=case, backend=backend), SDPA: partial(_sdpa, case=case)}
     left_out = {}
@@ -108,9 +108,9 @@ def _attend(k: int, causal: bool) -> Any:
 
 def _no_x_transformers(case: Case) -> str | None:
     if not case.mechanism.startswith("topk_sparse"):
-        return "has top-k only"
+        return "supports top-k only"
     if case.grouped:
-        return "orders groups of heads otherwise"
+        return "orders groups of heads differently"
     return None if _installed("x_transformers") else "not installed; pip install x-transformers"
 
 
@@ -148,7 +148,7 @@ def _no_adasplash(case: Case, device: torch.device) -> str | None:
 
 
 def _too_large(case: Case, device: torch.device) -> str | None:
-    """Why dense scores do not fit: on a GPU what is asked for in vain is refused, on a CPU it ends the process."""
+    """Why dense scores do not fit: checked beforehand, as a CPU process without memory is killed."""
     if device.type == "cuda":
         room = 0.9 * torch.cuda.mem_get_info(device)[0]
     else:

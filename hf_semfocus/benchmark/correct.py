@@ -1,7 +1,7 @@
-"""Right before fast: output and gradients against the reference in float64, at a small size and at the timed one.
+"""Correctness checks before timing: output and gradients against the float64 reference, at a small and at full size.
 
-Scores are made so that rounding cannot reorder them: whole numbers, plus a fraction that differs from key to key,
-all exact in the type. A backend that keeps another key is wrong then, not unlucky.
+Inputs are such that rounding cannot reorder scores: integers plus a fraction that differs from key to key, all exact
+in the type. So a backend that keeps another key is wrong.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .contestants import sparse
 from .inputs import Inputs, step
 
 SMALL = 203
-"""Keys of the small problem, all of whose rows are compared; a multiple of nothing that kernels work in."""
+"""Keys of the small problem, all of whose rows are compared; not a multiple of any tile size."""
 SAMPLED = 5
 """Rows that are compared at the timed size."""
 SLACK = 8.0
-"""Times the error of the reference in the case's own type that a backend may have: sums in another order."""
+"""Allowed error, as a multiple of the reference's own rounding error in the case's type."""
 SCALE = 0.125
-"""Of the scores: a power of two, which rounds nothing."""
+"""Scale of the scores: a power of two, which is exact."""
 TENSORS = ("output", "query gradient", "key gradient", "value gradient")
 
 
 class IncorrectError(RuntimeError):
-    """A backend to be timed does not compute what the reference does."""
+    """A backend differs from the reference."""
 
 
 def check(case: Case, backend: str, device: torch.device) -> dict[str, Any]:
@@ -39,14 +39,14 @@ def check(case: Case, backend: str, device: torch.device) -> dict[str, Any]:
     Args:
         case: the problem to be timed.
         backend: the backend to be timed.
-        device: where it runs.
+        device: the device.
 
     Returns:
-        The largest error of each tensor as a share of what is allowed, and what was checked.
+        The largest error of each tensor as a share of the allowed one, with the case and the backend.
 
     Raises:
         IncorrectError: an error is larger than allowed; names the case, the backend and the tensor.
-        ValueError: the backend does not do this case.
+        ValueError: the backend does not support the case.
     """
     groups = case.heads // case.kv_heads
     sizes = {"batch": 2, "heads": 2 * groups, "kv_heads": 2, "keys": SMALL}
@@ -57,7 +57,7 @@ def check(case: Case, backend: str, device: torch.device) -> dict[str, Any]:
         if rows is not None and inputs.upstream is not None:
             others = torch.ones(case.queries, dtype=torch.bool)
             others[list(rows)] = False
-            inputs.upstream[:, :, others] = 0  # so that the gradients, too, are of the sampled rows alone
+            inputs.upstream[:, :, others] = 0  # so that the gradients only depend on the sampled rows, too
         found = step(lambda q, k, v, p=problem: sparse(q, k, v, case=p, backend=backend, scale=SCALE), inputs)
         expected = _reference(problem, inputs, rows, torch.float64)
         rounded = _reference(problem, inputs, rows, inputs.query.dtype)
@@ -83,13 +83,13 @@ def separated(case: Case, device: torch.device) -> Inputs:
         query.copy_(query.round().clamp(-1, 1))
         key.copy_(key.round().clamp(-1, 1))
         query[..., :2] = 1.0
-        key[..., 0] = (number // 256) * (256 / finest)  # two parts of eight bits, which bfloat16 holds exactly
+        key[..., 0] = (number // 256) * (256 / finest)  # two parts of eight bits, exact in bfloat16
         key[..., 1] = (number % 256) / finest
     return Inputs(query, key, value, upstream)
 
 
 def _rows(case: Case) -> Sequence[int]:
-    """Rows to compare at full size: a row is computed from its own keys, for which it is the last query."""
+    """Rows to compare at full size; each is recomputed as the last query of its own keys."""
     if not case.causal and build(case.mechanism).positional:
         return [case.queries - 1]
     return sorted({round(i * (case.queries - 1) / (SAMPLED - 1)) for i in range(SAMPLED)})
@@ -120,5 +120,5 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def _allowed(rounded: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
-    """What rounding in ``dtype`` costs the reference itself, at least one unit in the last place, with some slack."""
+    """The reference's rounding error in ``dtype``, at least one unit in the last place, times ``SLACK``."""
     return SLACK * max(_error(rounded, expected), torch.finfo(dtype).eps * expected.abs().max().item())

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, without the machine's name."""
+"""Hardware and software of a benchmark, without the host name."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def load() -> float | None:
-    """Processes that wanted to run, on average over the last minute; None where the system does not count them."""
+    """Load average of the last minute; None where the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -1,4 +1,4 @@
-"""Tensors of a case, and the step that is measured."""
+"""Tensors of a case, and the measured step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, case: Case, device: torch.device, seed: int = 0) -> Inputs:
-        """Normal numbers of the case's sizes and type."""
+        """Standard normal tensors of the case's sizes and type."""
         generator = torch.Generator(device).manual_seed(seed)
 
         def normal(heads: int, length: int) -> Tensor:
@@ -36,11 +36,11 @@ class Inputs(NamedTuple):
 
 
 def step(attend: Attend, inputs: Inputs) -> tuple[Tensor, ...]:
-    """One forward pass, and one backward pass where the case has one.
+    """One forward pass, and one backward pass if the case has one.
 
     Returns:
-        The output, and then the gradients of query, key and value if they were asked for. They are new tensors, for
-        every contestant alike: nothing is accumulated.
+        The output, then the gradients of query, key and value if there is a backward pass, as new tensors: nothing is
+        accumulated.
     """
     query, key, value, upstream = inputs
     if upstream is None:

@@ -1,9 +1,9 @@
 """Peak memory of one contestant, in a process of its own.
 
-What counts is all that a step allocates over its inputs: the output and the gradients of query, key and value, which
-every contestant has to make, are in it; the inputs and the gradient of the output are not. On a CPU it is the resident
-memory at its highest, minus that before the step; on CUDA what PyTorch has allocated. A step of a tiny problem comes
-first, so that libraries, compiled kernels and their buffers are not counted.
+All that a step allocates beyond its inputs counts: the output and the gradients of query, key and value do, the inputs
+and the gradient of the output do not. On a CPU it is the peak resident memory minus that before the step; on CUDA what
+PyTorch has allocated. A step of a tiny problem comes first, so that libraries, compiled kernels and their buffers do
+not count.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TINY = 128
 
 
 def peak_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Memory that ``call`` takes at its highest over what was taken before, in 10**6 bytes."""
+    """Peak memory of ``call`` beyond that before, in 10**6 bytes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -62,9 +62,9 @@ def peak_in_own_process(
 
     Returns:
         ``megabytes``, the peak over the inputs, and ``results_megabytes``, the part that is output and gradients; or
-        ``failed``, how the process ended, such as by the system's want of memory.
+        ``failed``, how the process ended, such as when out of memory.
     """
-    asked = {
+    request = {
         "case": asdict(case),
         "registered_by": get(case.mechanism.partition(":")[0]).__module__,
         "contestant": contestant,
@@ -75,7 +75,7 @@ def peak_in_own_process(
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(asked)],
+        [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(request)],
         env={**os.environ, **ALLOCATOR, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -88,20 +88,20 @@ def peak_in_own_process(
 
 
 def main() -> None:
-    """In the process that :func:`peak_in_own_process` starts: measure what is asked for, and print it."""
+    """Entry point of the process that :func:`peak_in_own_process` starts; prints the measurement."""
     print(json.dumps(probe(json.loads(sys.argv[1]))))
 
 
-def probe(asked: dict[str, Any]) -> dict[str, float]:
-    """Measure what :func:`peak_in_own_process` asks for."""
-    import_module(asked["registered_by"])  # a mechanism may come from outside
-    case, device = Case(**asked["case"]), torch.device(asked["device"])
-    torch.set_num_threads(asked["threads"])
+def probe(request: dict[str, Any]) -> dict[str, float]:
+    """Measure a request of :func:`peak_in_own_process`."""
+    import_module(request["registered_by"])  # a mechanism may be defined outside of this package
+    case, device = Case(**request["case"]), torch.device(request["device"])
+    torch.set_num_threads(request["threads"])
     inputs = Inputs.of(case, device)
-    backend = chosen(case, inputs, asked["backend"])  # of the tiny problem, too
+    backend = chosen(case, inputs, request["backend"])  # of the tiny problem, too
     tiny = replace(case, keys=min(TINY, case.keys), queries=min(TINY, case.queries))
-    step(contestants(tiny, backend, device)[0][asked["contestant"]], Inputs.of(tiny, device))
-    attend = contestants(case, backend, device)[0][asked["contestant"]]
+    step(contestants(tiny, backend, device)[0][request["contestant"]], Inputs.of(tiny, device))
+    attend = contestants(case, backend, device)[0][request["contestant"]]
     results: list[Tensor] = []
     peak = peak_of(lambda: results.extend(step(attend, inputs)), device)
     size = sum(result.numel() * result.element_size() for result in results)

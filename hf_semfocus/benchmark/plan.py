@@ -27,16 +27,16 @@ Progress = Callable[[list[Any], str], Iterable[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to measure, and how.
+    """Settings of a run.
 
     Args:
         suite: cases and model steps.
         device: "cpu" or "cuda".
-        threads: of PyTorch.
+        threads: threads of PyTorch.
         repeats: repetitions of every measurement.
-        backend: of ours.
+        backend: the backend of ours.
         memory: whether peak memory is measured.
-        peers: whether others than ``sdpa`` take part.
+        peers: whether contestants other than ``sdpa`` take part.
     """
 
     suite: Suite
@@ -56,16 +56,16 @@ def run(
     """Measure everything in ``plan``.
 
     Args:
-        plan: what and how.
-        save: is given the results so far, again and again, with ``finished`` False until the end.
-        progress: wraps what is gone through, with a word for it, such as a progress bar.
+        plan: the settings.
+        save: called with the results so far after every part, with ``finished`` False until the end.
+        progress: wraps an iterable and its description, such as a progress bar.
 
     Returns:
-        Everything that was measured, ready for JSON: seconds, and memory in 10**6 bytes.
+        All measurements, ready for JSON: seconds, and memory in 10**6 bytes.
 
     Raises:
-        IncorrectError: a backend that would be timed is wrong; no time was measured.
-        ValueError: the backend does not do any of the cases.
+        IncorrectError: a backend is wrong; nothing was timed.
+        ValueError: the backend supports none of the cases.
     """
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
@@ -101,7 +101,7 @@ def run(
 def _check(plan: Plan, device: torch.device, result: Measurements, progress: Progress) -> dict[Case, str]:
     """Check every backend to be timed; returns the backend of every case that it supports."""
     backends: dict[Case, str] = {}
-    checked: dict[str, str] = {}  # a model's case may be one of the others but for its goals
+    checked: dict[str, str] = {}  # a model's case may equal another one except for its goals
     for case in progress([*plan.suite.cases, *(wanted.case for wanted in plan.suite.steps)], "correctness"):
         if case.label in checked:
             backends[case] = checked[case.label]
@@ -116,7 +116,9 @@ def _check(plan: Plan, device: torch.device, result: Measurements, progress: Pro
         else:
             backends[case] = checked[case.label] = backend
     if not backends:
-        raise ValueError(f"backend={plan.backend!r} does none of the cases: {next(iter(result['refused'].values()))}")
+        raise ValueError(
+            f"backend={plan.backend!r} supports none of the cases: {next(iter(result['refused'].values()))}"
+        )
     return backends
 
 
@@ -161,7 +163,7 @@ def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torc
 def _memory(
     cases: list[Case], backends: dict[Case, str], plan: Plan, result: Measurements, save: Save, progress: Progress
 ) -> None:
-    """Measure the peak memory of whoever was timed, each in its own process; full attention once per shape."""
+    """Measure the peak memory of the timed contestants, each in its own process; full attention once per shape."""
     results = {each["label"]: each for each in result["cases"]}
     known: dict[tuple[str, str], dict[str, float | str]] = {}
     wanted = [(case, name) for case in cases if case.probe for name in results[case.label]["seconds"]]

@@ -16,7 +16,7 @@ def draw(scaling: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> N
     """Draw the series of a run; ours solid, the others dashed.
 
     Args:
-        scaling: ``scaling`` of the results.
+        scaling: field ``scaling`` of the results.
         path: image file to write; the suffix decides the format.
         title: of the figure.
 

@@ -1,4 +1,4 @@
-"""The results as text: tables of cases, model steps and exponents, from what a run returned or a file keeps."""
+"""The results as text: tables of cases, model steps and exponents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tables(result: Measurements) -> str:
 
 
 def summary(result: Measurements) -> str:
-    """The table for the README, in Markdown: what has a goal, attention first and then whole models."""
+    """The table for the README, in Markdown: cases with a goal, then whole models."""
     rows = [["case", "attention", "times sdpa's speed", "peak MB (sdpa's)"]]
     for each in result["cases"]:
         if "goal" in each["ratios"][SDPA]:
@@ -44,10 +44,10 @@ def summary(result: Measurements) -> str:
 
 
 def markdown(result: Measurements, plot: str | None = None) -> str:
-    """The tables with what one needs to judge them: the machine, the method, and what was left out.
+    """The tables with the machine, the method, and what was left out.
 
     Args:
-        result: of :func:`hf_semfocus.benchmark.run`, or the JSON that it became.
+        result: of :func:`hf_semfocus.benchmark.run`, or its JSON.
         plot: file name of the figure, if there is one.
     """
     where = result["environment"]
@@ -115,13 +115,13 @@ def _case_rows(cases: Sequence[Measurements]) -> list[list[str]]:
 
 
 def _goals(ratios: Measurements) -> list[str]:
-    """The goals of a case and which of them are met; other than sdpa's are named, with their ratio."""
-    asked = {name: ratio for name, ratio in ratios.items() if "goal" in ratio}
+    """The goals of a case and whether they are met; those over others than sdpa are named, with their ratio."""
+    goals = {name: ratio for name, ratio in ratios.items() if "goal" in ratio}
     words = [
         f">= {ratio['goal']:g}" + ("" if name == SDPA else f" over {name} ({ratio['times_faster']:.1f})")
-        for name, ratio in asked.items()
+        for name, ratio in goals.items()
     ]
-    return [", ".join(words) or "-", ", ".join(_met(ratio) for ratio in asked.values()) or "-"]
+    return [", ".join(words) or "-", ", ".join(_met(ratio) for ratio in goals.values()) or "-"]
 
 
 def _memory_goal(each: Measurements) -> list[str]:

@@ -1,4 +1,4 @@
-"""How time and memory grow with the length of the sequence."""
+"""Growth of time and memory with the sequence length."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from .contestants import DENSE
 
 FEWEST = 3
-"""Lengths that an exponent needs at least."""
+"""Least number of lengths for an exponent."""
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """The exponent e of ``values ~ sizes ** e``: the slope of a line through the logarithms, by least squares.
 
     Raises:
-        ValueError: fewer than two sizes, or a number that has no logarithm.
+        ValueError: fewer than two sizes, or a number that is not positive.
     """
     if len(sizes) != len(values) or len(set(sizes)) < 2 or min(*sizes, *values) <= 0:
         raise ValueError(f"sizes={list(sizes)!r}, values={list(values)!r}; expected two or more positive pairs")
@@ -25,14 +25,14 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def series(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Time and memory of every contestant that was measured at three or more lengths of the same problem.
+    """Time and memory of every contestant with three or more lengths of the same problem.
 
     Args:
         results: the results of cases, as :func:`hf_semfocus.benchmark.run` returns them.
 
     Returns:
-        A dict each: ``name``, ``problem`` (sizes but the length), ``quantity`` ("seconds" or "megabytes"), ``sizes``,
-        ``values`` and ``exponent``.
+        A dict per series: ``name``, ``problem`` (sizes without the length), ``quantity`` ("seconds" or "megabytes"),
+        ``sizes``, ``values`` and ``exponent``.
     """
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for result in results:

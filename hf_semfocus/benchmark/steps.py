@@ -1,4 +1,4 @@
-"""Training steps of whole models: the same model and batch, with full attention and with ours in turn."""
+"""Training steps of whole models: the same model and batch, alternately with full attention and ours."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .contestants import OURS, SDPA
 from .timing import Timing, measure
 
 VOCABULARY = 8192
-"""Tokens of the language model: GPT-2's own 50257 would mostly time the output layer."""
+"""Vocabulary of the language model: with GPT-2's own 50257 the output layer would dominate."""
 SHORTEST_REPETITION = 0.25
-"""Seconds of a repetition at least: steps of a small model vary."""
+"""Shortest time of a repetition in seconds, as steps of a small model vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,14 @@ class ModelStep:
     """A training step of one model: forward, backward, clipping of the gradient, and the optimizer.
 
     Args:
-        name: what it is, in words.
+        name: for tables.
         batch, length: sequences and tokens of each.
         mechanism: as ``NAME:param=value,...``.
-        goal: times the tokens per second of the same step with ``sdpa``.
+        goal: required speed-up in tokens per second over the same step with ``sdpa``.
         task: synthetic task that the paper's encoder is sized for, with SGD as in ``recipes/pretrain.py``; None for
             GPT-2 of 12 layers and width 768, with AdamW.
-        dropout: probability; the encoder's own is 0.01, with which PyTorch's attention on a CPU holds all scores.
-        shortest: tokens of the shortest sequence, the rest is padding; ``length`` by default, without a mask.
+        dropout: probability; the encoder's is 0.01, with which PyTorch's attention on a CPU holds all scores.
+        shortest: tokens of the shortest sequence, padded to ``length``; by default ``length``, without a mask.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ModelStep:
 
     @property
     def label(self) -> str:
-        """The step in words."""
+        """Description of the step."""
         return f"{self.name}, {self.batch} x {self.length}"
 
     @property
@@ -63,7 +63,7 @@ class ModelStep:
 
     @property
     def training(self) -> str:
-        """Dropout, optimizer and vocabulary in words."""
+        """Description of dropout, optimizer and vocabulary."""
         rest = f"AdamW, {VOCABULARY} tokens of vocabulary" if self.task is None else "SGD"
         return f"dropout {self.dropout:g}, {rest}"
 
@@ -116,11 +116,11 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
     shortest: float = SHORTEST_REPETITION,
 ) -> tuple[dict[str, Timing], int]:
-    """Time a training step with both attentions, which take turns on one model.
+    """Time a training step with both attentions in turn on one model.
 
     Args:
         wanted: the step.
-        backend: of ours.
+        backend: the backend of ours.
         repeats, clock, shortest: see :func:`measure`.
 
     Returns:
@@ -129,7 +129,7 @@ def time_step(
     torch.manual_seed(0)
     model, batch = wanted.build().train(), wanted.inputs()
     tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else wanted.batch * wanted.length
-    # so small that the weights stay what they are, step after step; the time does not depend on it
+    # so small that the weights do not change; the time does not depend on it
     optimizer = (torch.optim.AdamW if wanted.task is None else torch.optim.SGD)(model.parameters(), lr=1e-6)
     settings = {} if backend == "auto" else {"backend": backend}
     switch: dict[str, Callable[[], Any]] = {

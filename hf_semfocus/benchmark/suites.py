@@ -1,4 +1,4 @@
-"""The tables of cases with their goals: for a CPU, for a GPU, and a short one of each."""
+"""Suites of cases with their goals: for a CPU, for a GPU, and a quick one of each."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from .steps import MAIN_JOB, STEPS, ModelStep
 
 @dataclass(frozen=True)
 class Suite:
-    """Cases and model steps that are measured in one run."""
+    """The cases and model steps of one run."""
 
     cases: tuple[Case, ...]
     steps: tuple[ModelStep, ...] = ()
 
     def select(self, cases: Sequence[str] = (), mechanisms: Sequence[str] = ()) -> Suite:
-        """Keep what has any of ``cases`` in its label and any of ``mechanisms`` in its mechanism; none keeps all.
+        """Keep cases and steps with any of ``cases`` in their label and any of ``mechanisms`` in their mechanism.
 
-        A mechanism that no case has, such as one of your own, is added to every shape, without goals.
+        Empty arguments keep all. A mechanism without a case, such as a custom one, is added to every shape, without
+        goals.
 
         Raises:
-            ValueError: nothing is left; the choices are named.
+            ValueError: nothing is left; names the choices.
         """
         new = [
             mechanism
@@ -57,7 +58,7 @@ def suite(device: str = "cpu", quick: bool = False) -> Suite:
 
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
-"""Lengths of the scaling series, which goes into the plot and the exponents."""
+"""Lengths of the scaling series, for the plot and the exponents."""
 
 CPU = (
     Case(batch=25, heads=1, keys=40, mechanism="topk_sparse:k=5", causal=False, over_sdpa=0.8),

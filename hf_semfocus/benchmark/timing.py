@@ -1,4 +1,4 @@
-"""Time of contestants that take turns, so that what else the machine does hits all of them alike."""
+"""Timing of contestants in turn, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from ..tables import quartiles
 
 LEAST_REPEATS = 7
-"""Repetitions from which on a ratio counts as measured."""
+"""Least number of repetitions for a ratio to count as measured."""
 SHORTEST = 0.05
-"""Seconds that a repetition takes at least: a contestant that is faster is called several times in it."""
+"""Shortest time of a repetition in seconds: faster contestants are called several times in it."""
 SLOW, FEW = 2.0, 3
-"""A contestant that only gives context takes part in ``FEW`` repetitions if a call takes over ``SLOW`` seconds."""
+"""A contestant without a goal takes part in ``FEW`` repetitions only if a call takes over ``SLOW`` seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Timing:
         return statistics.median(self.seconds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Median and quartiles in seconds, and how often it was measured."""
+        """Median and quartiles in seconds, and numbers of repetitions and calls."""
         low, middle, high = quartiles(self.seconds)
         return {
             "median": float(f"{middle:.5g}"),
@@ -46,7 +46,7 @@ class Timing:
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that waits for what the device was asked to do."""
+    """A clock in seconds that synchronizes with the device."""
     if device.type != "cuda":
         return time.perf_counter
 
@@ -67,20 +67,20 @@ def measure(
     shortest: float = SHORTEST,
     slow: float = SLOW,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Time every contestant in turn, again and again: A B C, A B C, ...
+    """Time the contestants in rounds: A B C, A B C, ...
 
     Args:
-        contestants: what to call, by name.
-        repeats: rounds.
-        context: names that no goal depends on: slow ones take part in the first rounds only, and those whose first
-            call fails not at all.
-        prepare: what to call before the repetition of a name, outside the time.
-        clock: seconds.
-        shortest: seconds a repetition takes at least.
-        slow: seconds of a call from which on one of ``context`` is slow.
+        contestants: functions by name.
+        repeats: number of rounds.
+        context: names without goals: slow ones only take part in the first rounds, and those whose first call fails
+            are left out.
+        prepare: called with a name before each of its repetitions, outside of the time.
+        clock: returns seconds.
+        shortest: shortest time of a repetition in seconds.
+        slow: seconds of a call above which one of ``context`` is slow.
 
     Returns:
-        The timings, and how those failed that did, by name.
+        The timings, and the error messages of those that failed, by name.
     """
     prepare = prepare or {}
 

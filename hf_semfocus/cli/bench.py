@@ -1,4 +1,4 @@
-"""Measure attention: is it right, how long does it take, and how much memory, beside PyTorch's own and others'.
+"""Measure attention: correctness, time and memory, against PyTorch's attention and other libraries.
 
     semfocus bench --quick
     semfocus bench
@@ -6,8 +6,8 @@
     semfocus bench --cases 4096 --mechanisms topk_sparse banded_sparse --no_models
     semfocus bench --table outputs/bench-cpu/bench.json
 
-Backends that are wrong are not timed: the run then ends with status 1. What comes out is printed as tables, with one
-line of JSON at the end, and is in ``--output_dir``: ``bench.json``, ``bench.md``, ``bench.png``.
+If a backend is wrong, nothing is timed and the status is 1. Results are printed as tables, with one line of JSON at
+the end, and written to ``--output_dir``: ``bench.json``, ``bench.md``, ``bench.png``.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from ..files import UNFINISHED, write_json, write_text
 
 @dataclass
 class BenchOptions:
-    """What is measured, on what."""
+    """What to measure, and where."""
 
     quick: bool = option(False, "small sizes, under a minute")
-    device: Literal["cpu", "cuda"] = option("cpu", "where; a GPU has cases and goals of its own")
-    threads: int = option(2, "threads of PyTorch")
+    device: Literal["cpu", "cuda"] = option("cpu", "device; a GPU has cases and goals of its own")
+    threads: int = option(2, "PyTorch threads")
     repeats: int = option(7, "repetitions of every measurement; the goals are for 7 or more")
-    backend: str = option("auto", "backend of this package; cases that it does not support are left out")
-    cases: list[str] = option([], "measure only what has one of these in its label, such as 4096 or decode")  # noqa: RUF009
-    mechanisms: list[str] = option([], "and one of these in its mechanism; one that no case has is added")  # noqa: RUF009
+    backend: str = option("auto", "backend of this package; unsupported cases are left out")
+    cases: list[str] = option([], "measure only cases with one of these in their label, such as 4096 or decode")  # noqa: RUF009
+    mechanisms: list[str] = option([], "and with one of these mechanisms; one without a case is added")  # noqa: RUF009
     imports: list[str] = imports()  # noqa: RUF009
-    no_memory: bool = option(False, "leave out peak memory, which takes a process per case and contestant")
-    no_peers: bool = option(False, "leave out all but ours and sdpa; the dense ones take most of the time")
-    no_models: bool = option(False, "leave out training steps of whole models")
-    output_dir: str | None = option(None, "where to; outputs/bench-cpu or -cuda by default; files are replaced")
+    no_memory: bool = option(False, "skip peak memory, which takes a process per case and contestant")
+    no_peers: bool = option(False, "skip contestants other than sdpa; the dense ones take most of the time")
+    no_models: bool = option(False, "skip training steps of whole models")
+    output_dir: str | None = option(
+        None, "output folder, whose files are replaced; outputs/bench-cpu or -cuda by default"
+    )
     table: str | None = option(None, "only print the tables of this bench.json")
     summary: str | None = option(None, "only print the README's table, made from this bench.json")
 
@@ -58,7 +60,7 @@ class BenchOptions:
         if only is not None:
             check_unset(self, [name for name in vars(self) if name != only], f"with {only}={getattr(self, only)!r}")
         elif self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device='cuda'; expected cpu, as PyTorch finds no GPU here")
+            raise ValueError("device='cuda'; expected cpu, as PyTorch finds no GPU")
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     folder = Path(options.output_dir or f"outputs/bench-{options.device}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        progress = partial(watched, file=sys.stderr)  # standard output is for the results
+        progress = partial(watched, file=sys.stderr)  # stdout is for the results
         result = run(plan, partial(write_json, folder / "bench.json"), progress)
     except IncorrectError as error:
         sys.exit(f"{program()}: wrong result: {error}")
@@ -93,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def write_results(result: dict[str, Any], folder: Path) -> None:
-    """Print the tables, and write them and the plot beside the JSON."""
+    """Print the tables, and write them and the plot next to the JSON."""
     plot = folder / "bench.png"
     lines = remarks(result)
     if result["scaling"]:
@@ -104,17 +106,17 @@ def write_results(result: dict[str, Any], folder: Path) -> None:
         except ImportError as error:
             lines.append(f"no {plot.name}: {error}")
     else:
-        plot.unlink(missing_ok=True)  # of an earlier run
+        plot.unlink(missing_ok=True)  # from an earlier run
         lines.append(f"no {plot.name}: no problem was measured at three lengths or more")
     write_text(folder / "bench.md", markdown(result, plot.name if plot.exists() else None))
     print(tables(result), *lines, f"written to {folder}", sep="\n")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results that a run wrote.
+    """Read the results of a run.
 
     Raises:
-        ValueError: there are none in that file.
+        ValueError: the file has none.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The command ``semfocus``: one word, and then the options of what it starts.
+"""The command ``semfocus``: a subcommand and its options.
 
 The scripts in ``recipes/`` start the same code, and so does ``python -m hf_semfocus.cli``.
 """
@@ -12,26 +12,26 @@ from importlib import import_module
 from ..console import one_line_errors
 
 COMMANDS = {
-    "pretrain": "train models from scratch, the same but for their attention",
-    "finetune": "fine-tune a checkpoint, the same but for its attention",
+    "pretrain": "train models from scratch that differ only in their attention",
+    "finetune": "fine-tune a checkpoint with different attentions",
     "compare": "swap the attention of a model on a text: perplexity, time and a verdict",
-    "sweep": "run a grid of trainings side by side, none of them twice",
+    "sweep": "run a grid of trainings in parallel, each once",
     "analyze": "measure whether the paper's explanation holds of models, and write a page",
-    "bench": "measure the attention of this package beside others'",
-    "env": "tell versions, machine and backends: what to paste into an issue",
+    "bench": "measure the attention of this package against others",
+    "env": "show versions, hardware and backends, for an issue",
 }
-"""By name, as a module of ``hf_semfocus.cli``, what each does."""
+"""Modules of ``hf_semfocus.cli`` and what they do."""
 RESUMED = ("pretrain", "finetune")
-"""Commands that go on with --resume."""
+"""Commands with --resume."""
 INTERRUPTED = 130
-"""Exit status of a process that Ctrl-C ended."""
+"""Exit status after Ctrl-C."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Start the command that the first argument names; those of the process by default.
+    """Start the command that the first argument names.
 
     Args:
-        args: a command and its options.
+        args: a command and its options; by default those of the process.
     """
     name, *rest = [*(sys.argv[1:] if args is None else args)] or ["--help"]
     if name in ("-h", "--help"):
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def start(name: str) -> None:
-    """Run a command with the options of the process; a mistake or an interruption ends it in one line."""
+    """Run a command with the options of the process; user errors and interruptions end it with one line."""
     try:
         command = import_module(f"{__package__}.{name}")
     except KeyboardInterrupt:  # while importing
@@ -55,7 +55,7 @@ def start(name: str) -> None:
 
 
 def usage() -> str:
-    """The commands, for who asks for help."""
+    """The help text."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(

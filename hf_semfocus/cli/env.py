@@ -1,8 +1,8 @@
-"""Tell versions, machine and backends: what to paste into an issue.
+"""Show versions, hardware and backends, for an issue.
 
     semfocus env
 
-Nothing of it names the machine, its user or its folders.
+It does not name the machine, its user or its folders.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PACKAGES = (
     *("huggingface_hub", "triton", "matplotlib", "tensorboard", "x-transformers"),
 )
 MECHANISMS = ("topk_sparse:k=8", "banded_sparse:window=8")
-"""One that selects by score, and one that does not."""
+"""One that selects by score, and one static pattern."""
 VARIABLES = ("CXX", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
-"""Of the environment, what changes how this package works."""
+"""Environment variables that affect this package."""
 
 
 def main(args: Sequence[str] | None = None) -> str:
-    """Print it, and return what was printed."""
+    """Print and return the report."""
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args(args)
     text = "\n".join([*software(), *hardware(), "", *back_ends()])
     print(text)
@@ -35,13 +35,13 @@ def main(args: Sequence[str] | None = None) -> str:
 
 
 def software() -> list[str]:
-    """Lines on what is installed, and how it is told to work."""
-    told = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
-    return [f"hf_semfocus {__version__}", machine.software(PACKAGES), f"environment: {told or 'nothing set'}"]
+    """Lines on installed packages and environment variables."""
+    variables = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
+    return [f"hf_semfocus {__version__}", machine.software(PACKAGES), f"environment: {variables or 'nothing set'}"]
 
 
 def hardware() -> list[str]:
-    """Lines on the machine."""
+    """Lines on the hardware."""
     return [
         f"{machine.system()}, {machine.cpu_name()}, {machine.cores()} cores",
         f"instruction sets: {', '.join(machine.instruction_sets()) or 'not listed by the system'}",
@@ -52,7 +52,7 @@ def hardware() -> list[str]:
 
 
 def back_ends() -> list[str]:
-    """Lines on which backend computes an example, and what the others object to."""
+    """Lines on the backend that computes an example, and the objections of the others."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return [str(explain(*_example(device), name, is_causal=True)) for device in devices for name in MECHANISMS]
 

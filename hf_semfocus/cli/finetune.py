@@ -1,4 +1,4 @@
-"""Fine-tune a checkpoint, the same but for its attention, and see what the attention costs or gains.
+"""Fine-tune a checkpoint with different attentions, and compare the results.
 
     semfocus finetune --model CHECKPOINT --dataset reviews.csv --attention sdpa topk_sparse:k=8
     semfocus finetune --model CHECKPOINT --dataset reviews.csv --peft lora --lora_r 16
@@ -6,9 +6,9 @@
     semfocus finetune --task clm --model CHECKPOINT --dataset book.txt --swap topk_sparse \
         --swap_k 4 16 64 --swap_only
 
-For one seed, every attention gets the same examples, the same initial weights and the same batches. What comes out
-is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, the models or adapters under ``runs/``, and
-with ``--swap`` what another attention does to the dense model as it is: ``swap.png``, ``swap.jsonl``.
+For one seed, every attention gets the same examples, initial weights and batches. Results are in ``--output_dir``:
+``report.md``, ``curves.png``, ``metrics.jsonl``, the models or adapters under ``runs/``, and with ``--swap`` the
+scores of the dense model under other attentions, without training: ``swap.png``, ``swap.jsonl``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TASKS = [kinds.get(name).task for name in (*ROWS, "causal_lm")]
 
 @dataclass
 class FinetuneOptions:
-    """What to fine-tune on what."""
+    """Task and checkpoint."""
 
     task: str = option("sequence", "sequence (a class per text), token (a class per word) or clm (next token)")
     model: str | None = option(None, "the checkpoint: a folder, or a name on the Hub")
@@ -84,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Examples) -> Experiment:
-    """Everything of the comparison but the attention, with all weights to be trained."""
+    """The experiment without the attention, in which all weights are trained."""
     if options.task != "clm":
         return labeled(accelerator, options.task, options.model, examples)
     checkpoint(options.model)
@@ -104,13 +104,13 @@ def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Exampl
     return replace(
         language(accelerator, "clm", text, options.model, **sizes),
         name=title("clm", examples.dataset, options.model),
-        defaults={**DEFAULTS, "eval_batch_size": 16, "best_by": "loss"},  # of logits there are many
+        defaults={**DEFAULTS, "eval_batch_size": 16, "best_by": "loss"},  # logits are large
         attentions=ATTENTIONS,
     )
 
 
 def check_applies(options: FinetuneOptions, examples: Examples) -> None:
-    """Refuse options that the task has no use for.
+    """Refuse options that do not apply to the task.
 
     Raises:
         ValueError: names the option.
@@ -135,7 +135,7 @@ def check_swap(
     training: TrainingOptions,
     hub: HubOptions,
 ) -> None:
-    """Refuse ``--swap`` without a dense run, and options that ``--swap_only`` has no use for.
+    """Refuse ``--swap`` without a dense run, and options that do not apply to ``--swap_only``.
 
     Raises:
         ValueError: names the option.
@@ -143,7 +143,7 @@ def check_swap(
     if options.task != "clm" and swap.swap_only:
         raise ValueError(f"swap_only=True, but the head for task={options.task!r} is new; expected task='clm'")
     if options.task != "clm" and swap.swap and DENSE not in (comparison.attention or ATTENTIONS):
-        raise ValueError(f"attention={comparison.attention!r}; expected {DENSE} among them, whose model swap is of")
+        raise ValueError(f"attention={comparison.attention!r}; expected {DENSE} among them, as swap needs its model")
     if swap.swap_only:
         why = "with swap_only=True, which trains nothing"
         check_unset(comparison, ("attention",), why)

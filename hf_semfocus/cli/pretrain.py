@@ -1,12 +1,12 @@
-"""Train models from scratch, the same but for their attention, and compare how fast they learn.
+"""Train models from scratch that differ only in their attention, and compare how fast they learn.
 
     semfocus pretrain
     semfocus pretrain --config options.yaml
     semfocus pretrain --task parity --attention sdpa topk_sparse:k=5 --seeds 1 2 3
     semfocus pretrain --task clm --model llama --dataset embedded
 
-For one seed, every attention gets the same examples, the same initial weights and the same batches. What comes
-out is in ``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, and the models under ``runs/``.
+For one seed, every attention gets the same examples, initial weights and batches. Results are in
+``--output_dir``: ``report.md``, ``curves.png``, ``metrics.jsonl``, and the models under ``runs/``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..training import (
 
 @dataclass
 class PretrainOptions:
-    """What to train on what; sizes are the paper's for its tasks, and those of a small language model for text."""
+    """Task and model; sizes default to the paper's for its tasks, and to a small language model for text."""
 
     task: str = option("even_pairs", "clm or mlm (a language model on text), or the name of a synthetic task")
     model: str | None = option(
@@ -43,7 +43,7 @@ class PretrainOptions:
     )
     train_size: int | None = option(None, "training examples, or rows of text; the task's by default, or all")
     eval_size: int | None = option(None, "held-out examples, or rows of text; 2000 by default, or all")
-    pad_as_tokens: bool = option(False, "let the model take padding for tokens, as the paper's code does")
+    pad_as_tokens: bool = option(False, "treat padding as tokens, as the paper's code does")
     hidden_size: int | None = option(None, "width of a token")
     intermediate_size: int | None = option(None, "width of the MLP's hidden layer")
     num_layers: int | None = option(None, "number of blocks; the task's by default")
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def configuration(args: Sequence[str]) -> dict[str, Any]:
-    """All that decides what a single run does: the options that are not at their general defaults.
+    """The configuration of a single run: the options that differ from their general defaults.
 
     Raises:
         ValueError: what :func:`main` would refuse, or not exactly one attention and one seed.
@@ -100,14 +100,14 @@ def configuration(args: Sequence[str]) -> dict[str, Any]:
 
 
 def check_applies(options: PretrainOptions, text: Text) -> None:
-    """Refuse options that the task or the model has no use for.
+    """Refuse options that do not apply to the task or the model.
 
     Raises:
         ValueError: names the option.
     """
     checkpoint = options.model is not None and options.model not in PRESETS
     if checkpoint:
-        checkpoint_config(options.model, presets=PRESETS)  # or it is no model at all
+        checkpoint_config(options.model, presets=PRESETS)  # raises if there is no such model
         check_unset(options, SIZES, f"on a checkpoint, model={options.model!r}")
     if options.task in LANGUAGE:
         check_unset(options, ("pad_as_tokens",), f"on task={options.task!r}")

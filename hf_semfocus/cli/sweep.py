@@ -1,9 +1,9 @@
-"""Run a grid of trainings, several side by side, and keep a line of each run and of each evaluation.
+"""Run a grid of trainings, several in parallel, and store a line per run and per evaluation.
 
     semfocus sweep recipes/configs/paper_cpu.yaml --workers 2
 
 The grid file is described in ``hf_semfocus/grid/points.py``. A point is finished when its line is in ``runs.jsonl``;
-whatever ends this command, the same command goes on. ``pandas.read_json("runs.jsonl", lines=True)`` reads the results.
+after any interruption, the same command continues. ``pandas.read_json("runs.jsonl", lines=True)`` reads the results.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..grid import Failure, Point, Results, read_grid, run, training_command
 from ..grid.results import RUNS
 
 COMMANDS = ("pretrain",)
-"""Commands whose trainings can be points."""
+"""Commands whose trainings can be swept."""
 
 
 @dataclass
 class SweepOptions:
-    """Which grid, how many runs at a time, and where the results go."""
+    """Grid, number of parallel runs, and output folders."""
 
-    grid: str | None = option(None, "YAML file of the grid; may also be given without its name")
-    workers: int = option(1, "runs at a time, one CPU thread each")
-    retries: int = option(1, "how often a run that failed is tried again, after all others")
-    output_dir: str | None = option(None, "where every run has its folder; outputs/ and the grid's name by default")
-    results_dir: str | None = option(None, "where runs.jsonl and evaluations.jsonl are; output_dir by default")
-    dry_run: bool = option(False, "only tell what is done and what is left")
+    grid: str | None = option(None, "YAML file of the grid; also as a positional argument")
+    workers: int = option(1, "parallel runs, one CPU thread each")
+    retries: int = option(1, "times that a failed run is tried again, after all others")
+    output_dir: str | None = option(None, "parent of the runs' folders; outputs/ and the grid's name by default")
+    results_dir: str | None = option(None, "folder of runs.jsonl and evaluations.jsonl; output_dir by default")
+    dry_run: bool = option(False, "only show what is done and what is left")
 
     def __post_init__(self) -> None:
         check_at_least("workers", self.workers, 1)
@@ -39,7 +39,7 @@ class SweepOptions:
 
 
 def main(args: Sequence[str] | None = None) -> list[Failure]:
-    """Run what is not finished yet, and return what failed; anything that did ends the process with status 1."""
+    """Run all unfinished points, and return failures; any failure makes the exit status 1."""
     [options] = parse(SweepOptions, args=args, about=__doc__, first="grid")
     if options.grid is None:
         raise ValueError("grid=None; expected a YAML file, such as recipes/configs/paper_cpu.yaml")
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
 
 
 def configuration(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
-    """The options in force of a point.
+    """The effective options of a point.
 
     Raises:
         ValueError: there is no such command for points, or it refuses the options.

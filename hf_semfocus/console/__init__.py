@@ -1,4 +1,4 @@
-"""What commands share: options and how they are read, progress, signals, and mistakes told in one line."""
+"""Shared by all commands: options and their parsing, progress, signals, and errors of one line."""
 
 from .display import watched
 from .errors import one_line_errors, program

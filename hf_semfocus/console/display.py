@@ -12,23 +12,23 @@ Item = TypeVar("Item")
 
 
 def on_terminal() -> bool:
-    """Whether both output streams are a terminal."""
+    """Whether stdout and stderr are terminals."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def line(*parts: str, file: TextIO | None = None) -> None:
-    """Print parts of a line at once, as files and pipes would keep it for later."""
+    """Print the parts of a line without buffering."""
     print(*parts, sep=", ", file=file, flush=True)
 
 
 def watched(items: Sequence[Item], what: str, show: bool = True, file: TextIO | None = None) -> Iterator[Item]:
-    """Go through ``items`` with a bar, or with a line as each begins.
+    """Iterate over ``items`` with a progress bar, or a line per item.
 
     Args:
-        items: what to go through.
-        what: a word for it.
-        show: whether anything is shown; of several processes one does.
-        file: where the lines go; standard output by default.
+        items: a sequence.
+        what: description of the items.
+        show: whether to show progress; one of several processes does.
+        file: stream for the lines; standard output by default.
     """
     if show and not on_terminal():
         return _told(items, what, file)

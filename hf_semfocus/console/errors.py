@@ -1,4 +1,4 @@
-"""Mistakes of the user end a recipe with one line; anything else keeps its traceback."""
+"""User errors end a command with one line; others keep their traceback."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OURS = Path(__file__).parents[1]
 
 @contextmanager
 def one_line_errors(resumes: bool = False) -> Iterator[None]:
-    """End the process with status 2 and the error's message, where this package refused something.
+    """End the process with status 2 and the error's message if this package raised it.
 
-    An error that comes from elsewhere, such as PyTorch, may be nobody's mistake, and passes through, unless it says
-    that the disk is full. Ctrl-C ends the process with status 130.
+    An error from elsewhere, such as PyTorch, may be a bug and passes through, unless the disk is full. Ctrl-C ends the
+    process with status 130.
 
     Args:
-        resumes: whether what was interrupted goes on with ``--resume``.
+        resumes: whether the command has ``--resume``.
     """
     try:
         yield
@@ -45,12 +45,12 @@ def one_line_errors(resumes: bool = False) -> Iterator[None]:
 
 
 def program() -> str:
-    """How this process was started, for its messages: a script's name, or ``semfocus COMMAND``."""
+    """The program's name for messages: a script's, or ``semfocus COMMAND``."""
     return Path(sys.argv[0]).name
 
 
 def print_message(message: str) -> None:
-    """Print one line on stderr, and under ``accelerate launch`` how to read what its launcher adds."""
+    """Print one line on stderr; under ``accelerate launch`` also a note on its traceback."""
     print(f"{program()}: {message}", file=sys.stderr)
     if LAUNCHED in os.environ:
         cure = "; accelerate launch --quiet leaves it out" if is_alone() else ""

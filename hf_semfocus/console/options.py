@@ -14,9 +14,9 @@ def option(default: Any, text: str, *aliases: str) -> Any:
     """Declare a dataclass field with its help text; a list becomes an option that takes several values.
 
     Args:
-        default: of the field.
-        text: what is printed of it with ``--help``.
-        *aliases: what else it is called on the command line.
+        default: the default value.
+        text: the text in ``--help``.
+        *aliases: other names on the command line.
     """
     metadata = {"help": text.replace("%", "%%"), "aliases": list(aliases)}  # argparse formats help texts with %
     if isinstance(default, list):
@@ -25,8 +25,8 @@ def option(default: Any, text: str, *aliases: str) -> Any:
 
 
 def imports() -> Any:
-    """Declare the field for modules that :func:`parse` imports before it looks at anything else."""
-    return option([], "modules, such as my_module, that register mechanisms or tasks of your own", "--import")
+    """Declare the field for modules that :func:`parse` imports before it reads the options."""
+    return option([], "modules, such as my_module, that register custom mechanisms or tasks", "--import")
 
 
 def check_unset(options: Any, names: Sequence[str], why: str) -> None:
@@ -34,8 +34,8 @@ def check_unset(options: Any, names: Sequence[str], why: str) -> None:
 
     Args:
         options: dataclass of options.
-        names: those that have none.
-        why: what keeps them from it, in words.
+        names: options without an effect.
+        why: the reason, for the message.
 
     Raises:
         ValueError: names the first that differs from its default.
@@ -47,7 +47,7 @@ def check_unset(options: Any, names: Sequence[str], why: str) -> None:
 
 
 def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Refuse a number below ``least``; None is none.
+    """Refuse a number below ``least``; None is allowed.
 
     Raises:
         ValueError: names the option, its value and the limit.

@@ -1,6 +1,6 @@
-"""How the command line and a YAML file set dataclasses of options.
+"""Read dataclasses of options from the command line and a YAML file.
 
-A YAML file (``--config``) gives defaults, and the command line wins.
+A YAML file (``--config``) sets defaults; the command line takes precedence.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def parse(
 ) -> tuple[Any, ...]:
     """Read dataclasses of options from the command line and from the file it names with ``--config``.
 
-    The modules that ``--import`` names are imported first, so that what they register can be an option's value.
+    The modules that ``--import`` names are imported first, so that names they register are valid values.
 
     Args:
         *types: dataclasses whose fields are the options.
-        args: arguments to read; those of the process by default.
-        about: what is printed above the options with ``--help``.
-        first: the option whose value may come first without its name.
+        args: command-line arguments; those of the process by default.
+        about: the description in ``--help``.
+        first: the option whose value may come first, without its name.
 
     Raises:
-        ValueError: an unknown option (what was meant, or the choices, are named), a value out of range, or a module
-            that is not there.
+        ValueError: an unknown option (names a similar one, or the choices), a value out of range, or a missing
+            module.
     """
     args = list(sys.argv[1:] if args is None else args)
     if first and args and not args[0].startswith("-"):
@@ -47,7 +47,7 @@ def parse(
         usage="%(prog)s [--option value ...]",
         formatter_class=_Formatter,
     )
-    parser.add_argument("--config", help="YAML file of options; the command line wins")
+    parser.add_argument("--config", help="YAML file of options; the command line takes precedence")
     path = parser.parse_known_args(args)[0].config
     names = [f.name for cls in types for f in dataclasses.fields(cls)]
     if path is not None:
@@ -64,12 +64,12 @@ def parse(
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> None:
-        """Refuse in one line what argparse would refuse with all options there are."""
+        """Raise an error of one line, where argparse would print all options."""
         raise ValueError(message)
 
 
 class _Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the lines of the description as they are."""
+    """Shows defaults, and keeps the line breaks of the description."""
 
 
 def _unknown(given: str, names: Sequence[str]) -> str:
@@ -86,10 +86,10 @@ def _import(module: str) -> None:
     """Import a module from the installed packages or the working directory.
 
     Raises:
-        ValueError: there is none of that name; what goes wrong inside of it passes through.
+        ValueError: there is no such module; errors inside of it pass through.
     """
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a script's path is its own folder; last, so that nothing else is hidden
+        sys.path.append(here)  # a script only has its own folder; last, so that it hides no other module
     try:
         importlib.import_module(module)
     except (ModuleNotFoundError, TypeError) as error:
@@ -102,13 +102,13 @@ def _import(module: str) -> None:
 
 
 def _packages(module: str) -> list[str]:
-    """A module's name and those of the packages around it."""
+    """A module's name and those of its parent packages."""
     parts = module.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _as_arguments(path: Path, names: Sequence[str]) -> list[str]:
-    """The options in a YAML file as command-line arguments, so that both are read by the same rules."""
+    """The options in a YAML file as command-line arguments, so that the same rules apply to both."""
     if not path.is_file():
         raise ValueError(f"config={str(path)!r}; expected a YAML file")
     try:

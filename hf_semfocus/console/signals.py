@@ -1,4 +1,4 @@
-"""SIGTERM, by which a cluster takes a machine back, and Ctrl-C: noted when they come, acted on between two steps."""
+"""SIGTERM (as sent by a cluster that preempts a job) and Ctrl-C: noted on arrival, handled between two steps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from contextlib import contextmanager
 from types import FrameType
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-"""The signals that stop a training, with what a user calls them."""
+"""The signals that stop a training, and their names in messages."""
 LAUNCHED = "ACCELERATE_MIXED_PRECISION"
 """Environment variable that ``accelerate launch`` always sets."""
 
 
 def exit_status(number: int) -> int:
-    """Exit status of a process that a signal ended; it is not 0, because the work is not done."""
+    """Exit status of a process ended by a signal; not 0, as the work is not done."""
     return 128 + number
 
 
 def is_alone() -> bool:
-    """Whether this process was started without others."""
+    """Whether this process was started alone."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 @contextmanager
 def stop_noted() -> Iterator[Callable[[], list[bool]]]:
-    """Yield a function that tells which of ``NAMES`` came; outside of the main thread none ever does.
+    """Yield a function that tells which of ``NAMES`` have arrived; outside of the main thread none does.
 
-    ``accelerate launch`` does not pass SIGTERM on to a single process, but ends: that counts as SIGTERM, too.
-    A second Ctrl-C does not wait: it is a ``KeyboardInterrupt``. (Launchers of several processes send a second one.)
+    ``accelerate launch`` does not forward SIGTERM to a single process, but ends: that counts as SIGTERM, too. A second
+    Ctrl-C to a lone process raises ``KeyboardInterrupt`` at once; launchers of several processes send two anyway.
 
-    A signal that came too late to be acted on is not lost: it is raised again at the end, as if it came only now.
+    A signal that arrived too late to be handled is raised again at the end.
     """
     came = dict.fromkeys(NAMES, False)
     if threading.current_thread() is not threading.main_thread():
@@ -55,11 +55,11 @@ def stop_noted() -> Iterator[Callable[[], list[bool]]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number, is_there in came.items():  # an exception, such as SystemExit, does not get here
+    for number, is_there in came.items():  # not reached after an exception, such as SystemExit
         if is_there:
             signal.raise_signal(number)
 
 
 def first(came: Sequence[float]) -> int | None:
-    """The signal to act on, from numbers that say of each of ``NAMES`` how many processes it came to."""
+    """The signal to handle, given for each of ``NAMES`` the number of processes that received it."""
     return next((number for number, count in zip(NAMES, came, strict=True) if count), None)

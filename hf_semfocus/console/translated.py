@@ -1,4 +1,4 @@
-"""The names that options of Transformers' scripts and ``TrainingArguments`` have here."""
+"""Names of this package's options for those of Transformers' scripts and ``TrainingArguments``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRANSLATED = {
     "hidden_act": "activation",
     "hidden_dropout_prob": "dropout",
 }
-"""By their name; of several names here, those that a command has count."""
+"""By Transformers' name; of several names here, those of the command at hand count."""
 
 REMARKS = {
     "per_device_train_batch_size": "examples per step over all processes together",
@@ -63,11 +63,11 @@ REMARKS = {
     "hub_private_repo": "repositories are private without it",
     "use_peft": "with the value lora",
 }
-"""Where the value is another, too, what it is."""
+"""Remarks where the value differs, too."""
 
 
 def translated(name: str, names: Collection[str]) -> str | None:
-    """What an option of Transformers is here, to follow its name in an error; None if it is nothing."""
+    """The name here of an option of Transformers, for an error message; None if there is none."""
     here = [f"--{ours}" for ours in TRANSLATED.get(name, "").split() if ours in names]
     if not here:
         return None

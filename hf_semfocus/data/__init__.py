@@ -1,4 +1,4 @@
-"""What models are trained on: documents, tokenizers, rows and batches, and the paper's tasks (:mod:`.tasks`).
+"""Training data: documents, tokenizers, rows and batches, and the paper's tasks (:mod:`.tasks`).
 
     documents = load_text("embedded", "train")
     tokenizer = train_tokenizer(documents, vocab_size=4096)
@@ -16,7 +16,7 @@ No token of one document ever sees or predicts a token of another. Texts with la
 from importlib import import_module
 from typing import Any
 
-# imported when they are first used: most need ``datasets``, which tasks and batches do without
+# imported on first use: most need ``datasets``, which tasks and batches do not
 _LAZY = {
     "CausalRows": "packed",
     "Labeled": "sources.labeled",

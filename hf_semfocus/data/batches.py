@@ -1,7 +1,7 @@
-"""Which examples a step sees, and their tensors: a pure function of seed, epoch and step.
+"""The batches of a run: a pure function of seed, epoch and step.
 
 Every process computes the same permutation and takes every ``world``-th row of each batch, so that the batch size
-is the global one, runs on any number of processes see the same batches, and a run can start anywhere.
+is global, batches do not depend on the number of processes, and a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from torch import Tensor
 
 
 class Rows(Protocol):
-    """Examples in memory, or anything else that can give a batch by row numbers."""
+    """Examples that can be batched by row number."""
 
     def __len__(self) -> int: ...
 
     def units(self, rows: np.ndarray) -> int:
-        """How many units these rows are averaged over: examples, or tokens for a language model."""
+        """Number of units over which these rows are averaged: examples, or tokens for a language model."""
 
     def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
-        """Model inputs and labels of ``rows``, padded to the longest of the ``whole_batch`` they are part of."""
+        """Model inputs and labels of ``rows``, padded to the longest of ``whole_batch``, which includes them."""
 
     def with_epoch(self, epoch: int) -> Rows:
-        """The same rows as an epoch sees them; evaluation sees those of epoch 0."""
+        """The rows of an epoch; evaluation uses those of epoch 0."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What this process computes of a batch at once.
+    """The part of a batch that this process computes at once.
 
     Attributes:
         inputs: tensors for the model, labels included.
-        empty: there was no row for this process; ``inputs`` holds another's, to be weighted by zero.
+        empty: there was no row for this process; ``inputs`` holds another's, with weight zero.
     """
 
     inputs: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Batch:
     """One batch, and this process's share of it.
 
     Attributes:
-        parts: the share, in as many parts on every process.
+        parts: the share; every process has the same number of parts.
         rows: row numbers of the whole batch.
         units: units of the whole batch, over which losses are averaged.
     """

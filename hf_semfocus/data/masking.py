@@ -1,7 +1,6 @@
-"""Masked language modeling: which tokens are hidden, and rows that hide others in every epoch.
+"""Masked language modeling: rows whose masked tokens differ in every epoch.
 
-What is hidden in a row is a function of seed, epoch and row number alone, whatever the batch, the process or the
-moment at which a run was resumed.
+The masked tokens of a row are a function of seed, epoch and row number alone, not of batch, process or resumption.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from .packed import PackedRows
 from .rows import IGNORED
 
 _STREAM = 0x6D6C6D
-"""Keeps these random numbers apart from others drawn from the same seed and epoch."""
+"""Separates these random numbers from others of the same seed and epoch."""
 
 
 class MaskedRows(PackedRows):
-    """Packed documents for a bidirectional model, which fills in tokens that were hidden (BERT, arXiv 1810.04805).
+    """Packed documents for a masked language model (BERT, arXiv 1810.04805).
 
-    Of every row's tokens, special ones left out, ``probability`` is chosen (rounded, at least one); of those, 80 %
-    become the mask token, 10 % a random token, and 10 % stay.
+    Of every row's tokens without special ones, the share ``probability`` is predicted (rounded, at least one); of
+    those, 80 % become the mask token, 10 % a random token, and 10 % are unchanged.
 
     Args:
         packed: made by ``pack`` with the same tokenizer.
         tokenizer: has a ``mask_token``.
         seed: non-negative integer.
         epoch: non-negative integer; see ``with_epoch``.
-        probability: share of the tokens that is predicted, above 0 and at most 1.
-        first_position: position of the first token of a piece; RoBERTa and its kin count from ``pad_token_id + 1``.
+        probability: share of the predicted tokens, above 0 and at most 1.
+        first_position: position of the first token of a piece; ``pad_token_id + 1`` for RoBERTa and similar.
 
     Raises:
         ValueError: a tokenizer without a mask token, a bad probability or seed, no rows, or a row with special tokens
@@ -67,7 +66,7 @@ class MaskedRows(PackedRows):
         self.epoch = epoch
 
     def with_epoch(self, epoch: int) -> MaskedRows:
-        """The same rows with the tokens hidden that are hidden in that epoch."""
+        """The rows with the masked tokens of that epoch."""
         rows = copy.copy(self)
         rows.epoch = epoch
         return rows
@@ -96,8 +95,8 @@ class MaskedRows(PackedRows):
         }
 
     def _hide(self, row: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The columns that are predicted in a row, and what stands there instead."""
-        # uniform numbers only: NumPy promises more about them than about what it derives from them
+        """The predicted columns of a row, and their replacements."""
+        # uniform numbers only: NumPy guarantees their stream, not that of derived distributions
         rng = np.random.default_rng([_STREAM, self.seed, self.epoch, row])
         usable = np.flatnonzero(~np.isin(ids, self.special))
         chosen = usable[np.argsort(rng.random(len(usable)), kind="stable")[: self.predicted[row]]]

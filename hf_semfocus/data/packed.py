@@ -1,4 +1,4 @@
-"""Rows of packed documents for the training loop, read from their file as they are needed."""
+"""Rows of packed documents for the training loop, read from their file on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class PackedRows:
-    """Rows made by ``pack``, read from their file as they are needed.
+    """Rows made by ``pack``, read from their file on demand.
 
     Args:
         packed: columns ``input_ids`` (integer) and ``starts`` (bool), both ``[block]``.
@@ -34,18 +34,18 @@ class PackedRows:
         self.predicted = np.concatenate([self._count(chunk["input_ids"], chunk["starts"]) for chunk in chunks])
 
     def _count(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """How many tokens of each row are predicted: int64 ``[rows]``."""
+        """Number of predicted tokens of each row: int64 ``[rows]``."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.predicted)
 
     def units(self, rows: np.ndarray) -> int:
-        """Number of tokens that are predicted in these rows."""
+        """Number of predicted tokens in these rows."""
         return int(self.predicted[rows].sum())
 
     def with_epoch(self, epoch: int) -> PackedRows:
-        """The same rows as an epoch sees them."""
+        """The rows of an epoch."""
         return self
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ class CausalRows(PackedRows):
     def batch(self, rows: np.ndarray, whole_batch: np.ndarray) -> dict[str, Tensor]:
         """``input_ids``, ``position_ids`` and ``labels``, int64 ``[rows, block]``.
 
-        There is no attention mask: from the positions, Transformers keeps pieces apart (with ``use_cache=False``).
+        There is no attention mask: Transformers separates pieces by their positions (with ``use_cache=False``).
         """
         ids, starts, positions = self._read(rows)
         return {

@@ -1,8 +1,7 @@
-"""Documents as rows of ``block_size`` tokens, in a file that is mapped into memory.
+"""Documents as rows of ``block_size`` tokens, in a memory-mapped file.
 
-Every document is ended by a token, and the documents are laid end to end and cut into rows. What a row holds of one
-document is a piece; no piece may see another, so a model has to learn where each begins: ``starts`` says so, and a
-position counts from there.
+Documents, each followed by an end token, are concatenated and cut into rows. The part of one document in a row is a
+piece. No piece may see another: ``starts`` marks where each begins, and positions count from there.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ def pack(
     key: str | None = None,
     max_rows: int | None = None,
 ) -> Dataset:
-    """Tokenize documents and pack them into rows; the memory this takes does not grow with the documents.
+    """Tokenize documents and pack them into rows, in constant memory.
 
-    Text that spells a special token is tokenized as text. Documents without a token are passed over. The end of the
-    last row is padding, every token of it a piece of its own. A last row of one token, which predicts nothing, is left
-    out; else every token is in one row, once, in order.
+    Text that spells a special token is tokenized as text. Documents without tokens are skipped. The last row is
+    padded, and every padding token is a piece of its own. A last row of one token, which predicts nothing, is dropped;
+    otherwise every token is in exactly one row, in order.
 
     Args:
         documents: column "text".
-        tokenizer: its ``eos_token``, or else its ``sep_token``, ends a document; nothing is put before it.
+        tokenizer: its ``eos_token``, or else its ``sep_token``, ends a document; there is no start token.
         block_size: tokens of a row, at least 4.
-        cache_dir: where the rows are written; None for the cache of ``datasets``. What is there already is read again
-            if documents, tokenizer and ``block_size`` are the same.
-        key: what names the documents in the cache; it must change with them. Needed for an ``IterableDataset``, which
-            cannot tell whether it is the same as before and else is packed anew into a file that goes at exit.
-        max_rows: stop after so many rows, and read no more documents than that takes.
+        cache_dir: folder for the rows; None for the cache of ``datasets``. They are reused if documents, tokenizer and
+            ``block_size`` are the same.
+        key: identifies the documents in the cache, and must change with them. Needed for an ``IterableDataset``, which
+            has no fingerprint and is otherwise packed again, into a file that is deleted at exit.
+        max_rows: stop after this many rows, without reading more documents than needed.
 
     Returns:
         Dataset with the columns ``input_ids`` (int32) and ``starts`` (bool: the token begins a piece), both
@@ -112,7 +111,7 @@ def _rows(
 def _tokenized(
     documents: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, end: int
 ) -> Iterator[np.ndarray]:
-    """The tokens of every document that has any, ended."""
+    """The tokens of every nonempty document, with the end token."""
     for batch in documents.iter(_DOCUMENTS_AT_ONCE):
         texts = [text for text in batch["text"] if text]
         if not texts:
@@ -129,7 +128,7 @@ def _tokenized(
 
 
 def _fingerprint(key: str, tokenizer: PreTrainedTokenizerBase, block_size: int, max_rows: int | None) -> str:
-    """Changes with anything that could change the rows, this file included."""
+    """A hash of everything that determines the rows, including this file."""
     versions = (datasets.__version__, tokenizers.__version__, transformers.__version__)
     parts = (key, block_size, max_rows, tokenizer.eos_token_id, tokenizer.pad_token_id, versions)
     digest = hashlib.sha256(repr(parts).encode())

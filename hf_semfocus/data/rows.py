@@ -1,7 +1,7 @@
-"""Rows for the training loop that lie in memory: token sequences of any length, labeled as wholes or token by token.
+"""Rows in memory for the training loop: token sequences of any length, with a label each or a label per token.
 
-Labels of tokens follow Transformers' convention: the label at a position is the token that belongs there, -100 where
-nothing is predicted; a causal model predicts it at the position before.
+Token labels follow Transformers' convention: the label at a position is the token that belongs there, -100 where
+nothing is predicted; a causal model predicts it at the previous position.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class PaddedRows:
     """Examples in memory, stored without padding; a batch is padded on the right.
 
     Args:
-        columns: numbers of the tokens by name of the model's input: int ``[tokens]``, one example after the other.
+        columns: model inputs by name: int ``[tokens]``, with all examples concatenated.
         lengths: tokens of every example, above 0: int ``[examples]``.
-        fillers: what a column is padded with, by name.
-        weights: how many units every example counts: int ``[examples]``.
+        fillers: padding value of every column, by name.
+        weights: number of units of every example: int ``[examples]``.
         labels: class of every example, int64 ``[examples]``; None where "labels" is one of the columns.
         masked: whether batches have an ``attention_mask``.
     """
@@ -45,7 +45,7 @@ class PaddedRows:
         return len(self.lengths)
 
     def units(self, rows: np.ndarray) -> int:
-        """How many units these rows are averaged over."""
+        """Number of units over which these rows are averaged."""
         return int(self.weights[rows].sum())
 
     def with_epoch(self, epoch: int) -> PaddedRows:
@@ -57,7 +57,7 @@ class PaddedRows:
 
         Args:
             rows: numbers of the examples.
-            whole_batch: those of all examples of the batch, to whose longest these are padded.
+            whole_batch: numbers of all examples of the batch, to whose longest these are padded.
         """
         places = np.arange(self.lengths[whole_batch].max())
         inside = places < self.lengths[rows, None]
@@ -81,8 +81,8 @@ class SequenceRows(PaddedRows):
         input_ids: token ids of every example, of any lengths above 0.
         labels: class of every example.
         pad_token_id: id for the positions after a sequence's end.
-        pad_as_tokens: give no attention mask, so that the model takes padding for tokens as the paper's code does.
-            There is none either where all sequences are of one length.
+        pad_as_tokens: make no attention mask, so that the model treats padding as tokens, like the paper's code. There
+            is no mask either if all sequences have the same length.
 
     Raises:
         ValueError: no examples, an empty sequence, or not as many labels as sequences.
@@ -112,13 +112,13 @@ class SequenceRows(PaddedRows):
 
 
 class TokenRows(PaddedRows):
-    """Sequences with a label for every token, such as a task of the kind "causal_lm"; units are predicted tokens.
+    """Sequences with a label for every token, as in tasks of the kind "causal_lm"; units are predicted tokens.
 
     Args:
         input_ids: token ids of every example, of any lengths above 0.
         labels: as many labels as tokens, -100 where nothing is predicted; the first is never predicted.
-        pad_token_id: id for the positions after a sequence's end. There is no attention mask where all sequences are
-            of one length.
+        pad_token_id: id for the positions after a sequence's end. There is no attention mask if all sequences have
+            the same length.
 
     Raises:
         ValueError: no examples, an empty sequence, not a label for every token, or an example without any.
@@ -147,10 +147,10 @@ def lengths_of(sequences: Iterable[Sequence[int]]) -> np.ndarray:
 
 
 def joined(sequences: Iterable[Iterable[int]]) -> np.ndarray:
-    """All numbers, one sequence after the other: int32."""
+    """All sequences concatenated: int32."""
     return np.fromiter(itertools.chain.from_iterable(sequences), np.int32)
 
 
 def first_tokens(lengths: np.ndarray) -> np.ndarray:
-    """Where every sequence begins among the numbers that :func:`joined` returns."""
+    """Index of every sequence's first token in the result of :func:`joined`."""
     return lengths.cumsum() - lengths

@@ -1,6 +1,6 @@
-"""Rows for the training loop: texts with a label each, or with a label for every word, as tokens in memory.
+"""Rows in memory for the training loop: tokenized texts with a label each, or a label per word.
 
-Labels of words follow Transformers' convention: a word's label is at its first token, and -100 everywhere else.
+Word labels follow Transformers' convention: a word's label is at its first token, and -100 everywhere else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class TokenizedRows(PaddedRows):
     Args:
         dataset: a split of ``load_labeled``.
         tokenizer: adds its special tokens; its ``pad_token``, or else its ``eos_token``, is the padding.
-        max_length: most tokens of an example, special ones included; what is longer is cut. None cuts nothing.
+        max_length: most tokens of an example, special ones included; longer ones are truncated. None: no limit.
 
     Attributes:
-        truncated: number of examples that were cut.
+        truncated: number of truncated examples.
         longest: tokens of the longest example.
 
     Raises:
@@ -73,7 +73,7 @@ class TokenizedRows(PaddedRows):
     def _cut(
         self, encoded: dict[str, list[list[int]]], examples: dict[str, list[Any]], max_length: int | None
     ) -> None:
-        """Encode again, in place, the examples that are too long."""
+        """Encode the examples that are too long again, in place."""
         long = [
             row for row, ids in enumerate(encoded["input_ids"]) if max_length is not None and len(ids) > max_length
         ]
@@ -95,7 +95,7 @@ class LabeledRows(TokenizedRows):
 
     Args:
         dataset: columns "text", for pairs "text_pair", and "label".
-        tokenizer, max_length: see ``TokenizedRows``; of a pair, tokens are cut from the longer text.
+        tokenizer, max_length: see ``TokenizedRows``; in pairs, the longer text is truncated.
 
     Raises:
         ValueError: as ``TokenizedRows``.
@@ -111,9 +111,9 @@ class LabeledRows(TokenizedRows):
 
 
 class TaggedRows(TokenizedRows):
-    """Texts as words with a class each; units are the words that have tokens and were not cut off.
+    """Texts as words with a class each; units are the words with tokens that were not truncated.
 
-    Words are tokenized as in a text with spaces between them, if that is what the tokenizer knows.
+    Words are tokenized as in a text with spaces between them if the tokenizer needs it.
 
     Args:
         dataset: columns "words" and "labels".
@@ -144,7 +144,7 @@ class TaggedRows(TokenizedRows):
 
 
 def _at_first_tokens(words: list[int | None], labels: list[int]) -> list[int]:
-    """Labels of tokens, given the word each is of: those of the words at their first tokens."""
+    """Token labels from the word of every token: the word's label at its first token."""
     before = [None, *words[:-1]]
     return [
         IGNORED if word is None or word == last else labels[word] for word, last in zip(words, before, strict=True)
@@ -152,7 +152,7 @@ def _at_first_tokens(words: list[int | None], labels: list[int]) -> list[int]:
 
 
 def _needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether words are what they are in a text only with a space in front, as for byte-level BPE."""
+    """Whether words need a preceding space to be tokenized as in a text, as in byte-level BPE."""
     text, bare, spaced = (
         tokenizer(words, is_split_into_words=not isinstance(words, str), add_special_tokens=False)["input_ids"]
         for words in ("a a", ["a", "a"], ["a", " a"])

@@ -1,7 +1,7 @@
 """The tokenizer of a language model: an existing one, or one trained on the documents at hand.
 
-A trained one is byte-level BPE, so every text comes back as it was and there is no unknown token. It depends on the
-texts alone: the same documents give the same file.
+A trained one is byte-level BPE: decoding restores every text, and there is no unknown token. It is deterministic: the
+same documents give the same file.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def train_tokenizer(documents: Iterable[Mapping[str, Any]], vocab_size: int = 40
     """Train a tokenizer on the column "text" of the documents.
 
     Args:
-        documents: read once; a document without text is passed over.
-        vocab_size: number of tokens, special ones included; fewer where the text has no more pairs that repeat.
+        documents: read once; documents without text are skipped.
+        vocab_size: number of tokens, special ones included; fewer if the text has no more repeated pairs.
 
     Returns:
         A tokenizer that adds no special tokens by itself, with "<pad>", "<bos>", "<eos>" and "<mask>".
