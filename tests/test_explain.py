@@ -88,7 +88,7 @@ def test_in_a_notebook_explanations_are_tables_with_escaped_text():
     found = hf_semfocus.explain(model("topk_sparse:k=3"))
     [(paths, one)] = found._grouped()
     html = found._repr_html_()
-    assert html.startswith(f"<table><caption>{paths}: {one.problem}</caption><tr><th>back end</th>")
+    assert html.startswith(f"<table><caption>{paths}: {one.problem}</caption><tr><th>backend</th>")
     assert f"<td>{one.chosen}</td><td>chosen: " in html
     assert one._repr_html_() in html.replace(f"{paths}: ", "")
     hostile = "<script>alert('&')</script>"

@@ -101,7 +101,7 @@ class Comparison:
         return point["eval_perplexity"] / self.points[0]["eval_perplexity"] - 1
 
     def _cells(self) -> list[list[str]]:
-        cells = [["attention", "keys kept", "perplexity", "to full attention", "s / 1,000 tokens", "back end"]]
+        cells = [["attention", "keys kept", "perplexity", "to full attention", "s / 1,000 tokens", "backend"]]
         for number, point in enumerate(self.points):
             keys, difference = point["keys"], self._difference(point)
             cells.append(
