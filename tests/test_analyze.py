@@ -167,7 +167,7 @@ def test_one_run_of_a_comparison_and_its_last_model(place):
         ("encoder --text text.txt --landscape 3", r"landscape=3, but encoder.* has no loss on a text without labels"),
         ("sparse --text text.txt --output_dir text.txt", r"output_dir='text.txt' cannot be written to"),
         ("sparse --checkpoint first", "invalid choice: 'first'"),
-        ("sparse --colour red", "unknown option '--colour'"),
+        ("sparse --color red", "unknown option '--color'"),
     ],
 )
 def test_what_is_refused(place, monkeypatch, args, message):
@@ -253,4 +253,4 @@ def test_page_in_a_browser(checkpoint, compared, tmp_path):
 
         pixels = imread(picture)[..., :3]
         assert pixels.shape[:2] == (3000, 1280)
-        assert len(np.unique(np.round(pixels.reshape(-1, 3) * 15), axis=0)) > 40  # colours of charts, not only text
+        assert len(np.unique(np.round(pixels.reshape(-1, 3) * 15), axis=0)) > 40  # colors of charts, not only text

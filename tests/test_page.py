@@ -127,7 +127,7 @@ def test_hostile_text_stays_text(hostile):
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in clean.tags]
 
 
-def test_it_can_be_used_without_a_mouse_and_without_seeing_colours(hostile):
+def test_it_can_be_used_without_a_mouse_and_without_seeing_colors(hostile):
     tags = [tag for tag, _ in hostile.tags]
     assert tags.count("select") == tags.count("label") == 5
     charts = [each for name, each in hostile.scripts.items() if name.startswith("chart-")]

@@ -166,7 +166,7 @@ def test_what_has_no_parameters_is_refused():
             return 3
 
     register("nothing")(Nothing)
-    with pytest.raises(ValueError, match=r"nothing: create_state\(\) gives int; expected a torch.nn.Module"):
+    with pytest.raises(ValueError, match=r"nothing: create_state\(\) returned int; expected a torch.nn.Module"):
         make("nothing")
 
 
@@ -180,7 +180,7 @@ def test_a_switch_that_fails_changes_nothing():
     model = make("topk_sparse:k=2")
     before = model(IDS).logits
     for switch in (model.set_attn_implementation, lambda name: hf_semfocus.configure(model, name, k=3)):
-        with pytest.raises(ValueError, match=r"create_state\(\) gives NoneType"):
+        with pytest.raises(ValueError, match=r"create_state\(\) returned NoneType"):
             switch("half")
         assert model.config._attn_implementation == "topk_sparse:k=2"
         assert not states(model)

@@ -22,7 +22,7 @@ def attention_maps(model: nn.Module, **inputs: Tensor) -> list[Tensor]:
         maps = hf_semfocus.analysis.attention_maps(model, **inputs)
         bertviz.head_view(maps, tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]))
 
-    They are computed by the formula in float32, whichever back end the model attends with; those of a sparse attention
+    They are computed by the formula in float32, whichever backend the model attends with; those of a sparse attention
     have exact zeros. The model need not be asked for weights, and what it computes does not change.
 
     Args:

@@ -92,7 +92,7 @@ def write(found: Comparison, options: CompareOptions, ran_on: str) -> None:
             curve = "![Perplexity against the number of keys](swap.png)"
         except ImportError as error:
             curve = f"no swap.png: {error}"
-        report.write(folder, name, [str(found), curve], asdict(options), f"Ran on {ran_on}.")
+        report.write_markdown(folder, name, [str(found), curve], asdict(options), f"Ran on {ran_on}.")
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written to: {error}") from error
     print(found, *([] if curve.startswith("!") else [curve]), f"written to {folder}", sep="\n")

@@ -40,12 +40,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix ``values[i, j]`` as colours, at column ``x[j]`` and line ``y[i]``: numbers or words.
+    """A matrix ``values[i, j]`` as colors, at column ``x[j]`` and line ``y[i]``: numbers or words.
 
     Attributes:
         unit: of the values.
-        limits: values of the first and the last colour; those of the matrix by default.
-        weights: whether they are attention weights: the first line is on top, and colours go with square roots.
+        limits: values of the first and the last color; those of the matrix by default.
+        weights: whether they are attention weights: the first line is on top, and colors go with square roots.
     """
 
     values: np.ndarray

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...figures import COLOURS
+from ...figures import COLORS
 from .charts import Bars, Chart, Heat, Line, Numbers
 
 DASHES = ("solid", "dash", "dashdot", "dot")
@@ -69,14 +69,14 @@ def text(value: str) -> str:
 
 
 def _line(number: int, line: Line) -> list[dict[str, Any]]:
-    colour, x, name = COLOURS[number % len(COLOURS)], _numbers(line.x), text(line.name)
+    color, x, name = COLORS[number % len(COLORS)], _numbers(line.x), text(line.name)
     drawn = {
         "type": "scatter",
         "mode": "lines+markers" if len(x) <= MARKERS else "lines",
         "name": name,
         "x": x,
         "y": _numbers(line.y),
-        "line": {"color": colour, "dash": DASHES[number % len(DASHES)]},
+        "line": {"color": color, "dash": DASHES[number % len(DASHES)]},
         "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
     }
     if line.low is None or line.high is None:
@@ -86,7 +86,7 @@ def _line(number: int, line: Line) -> list[dict[str, Any]]:
         "x": [*x, *reversed(x)],
         "y": [*_numbers(line.high), *reversed(_numbers(line.low))],
         "fill": "toself",
-        "fillcolor": colour,
+        "fillcolor": color,
         "opacity": 0.18,
         "line": {"width": 0},
         "mode": "lines",
@@ -97,7 +97,7 @@ def _line(number: int, line: Line) -> list[dict[str, Any]]:
 
 
 def _bars(number: int, bars: Bars, labels: list[str]) -> dict[str, Any]:
-    colour, shapes = COLOURS[number % len(COLOURS)], [PATTERNS[number % len(PATTERNS)]] * len(bars.values)
+    color, shapes = COLORS[number % len(COLORS)], [PATTERNS[number % len(PATTERNS)]] * len(bars.values)
     if any(bars.open):
         shapes = ["/" if is_open else "" for is_open in bars.open]
     return {
@@ -109,9 +109,9 @@ def _bars(number: int, bars: Bars, labels: list[str]) -> dict[str, Any]:
         "textposition": "outside",
         "cliponaxis": False,
         "marker": {
-            "color": colour,
+            "color": color,
             "line": {"color": "#222", "width": 1},
-            "pattern": {"shape": shapes, "fgcolor": colour, "bgcolor": "#fff", "size": 8, "solidity": 0.4},
+            "pattern": {"shape": shapes, "fgcolor": color, "bgcolor": "#fff", "size": 8, "solidity": 0.4},
         },
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...figures import COLOURS, STYLES, new_figure
+from ...figures import COLORS, STYLES, new_figure
 from .charts import Chart, Heat
 
 FORMATS = (".png", ".svg")
@@ -31,11 +31,11 @@ def save(chart: Chart, folder: Path) -> None:
     if chart.log_y:
         axis.set_yscale("log")
     for number, line in enumerate(chart.lines):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         style = {"linestyle": STYLES[number % len(STYLES)], "marker": MARKERS[number % len(MARKERS)]}
-        axis.plot(line.x, line.y, color=colour, label=_plain(line.name), markersize=4, **style)
+        axis.plot(line.x, line.y, color=color, label=_plain(line.name), markersize=4, **style)
         if line.low is not None:
-            axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+            axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
     if chart.bars:
         _draw_bars(axis, chart)
     if chart.heat is not None:
@@ -50,7 +50,7 @@ def _draw_bars(axis: Any, chart: Chart) -> None:
     places, width = np.arange(len(chart.labels)), 0.8 / len(chart.bars)
     for number, bars in enumerate(chart.bars):
         own = places + (number - (len(chart.bars) - 1) / 2) * width
-        look = {"color": COLOURS[number % len(COLOURS)], "edgecolor": "black", "linewidth": 0.6}
+        look = {"color": COLORS[number % len(COLORS)], "edgecolor": "black", "linewidth": 0.6}
         drawn = axis.bar(own, bars.values, width, label=_plain(bars.name), hatch=HATCHES[number % 7], **look)
         for patch, is_open in zip(drawn, bars.open, strict=False):
             patch.set_hatch("//" if is_open else "")

@@ -17,7 +17,7 @@ from ...adapters.entry import FILE as ADAPTER
 from ...adapters.loading import load_adapter
 from ...analysis import Target, read_records
 from ...hf import configure
-from ...hf.parameters import own
+from ...hf.parameters import stored_settings
 from ...hf.settings import is_ours, resolve
 from ...mechanisms import fields
 from ...models.checkpoints import checkpoint_config
@@ -60,7 +60,7 @@ class Model:
         name = self.attention or self.config._attn_implementation or DENSE
         if not is_ours(name):
             return name
-        mechanism, _ = resolve(name, None if self.attention else own(self.config))
+        mechanism, _ = resolve(name, None if self.attention else stored_settings(self.config))
         held = {field: (getattr(mechanism, field), each.default) for field, each in fields(type(mechanism)).items()}
         stated = [f"{field}={value}" for field, (value, default) in held.items() if value != default or field == "k"]
         return f"{mechanism.name}:{','.join(stated)}" if stated else mechanism.name

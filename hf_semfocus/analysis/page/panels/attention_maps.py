@@ -48,7 +48,7 @@ def attention_maps(study: Study) -> Section | None:
     }
     words = [
         "A line is a query, a column a key. Point at a cell for its tokens and weight, or choose a query to list its "
-        "keys. Both maps have one scale, from 0 to the largest weight of either; colours go with its square root."
+        "keys. Both maps have one scale, from 0 to the largest weight of either; colors go with its square root."
     ]
     return Section("Attention maps", words, stills=_stills(pairs[0]), html=HTML, data=data, script="attention_maps.js")
 

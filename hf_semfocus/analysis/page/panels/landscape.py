@@ -12,7 +12,7 @@ from ..study import Side, Study
 
 PERCENTILES = (50, 95)
 SMALLEST = 1e-6
-"""Loss below which all have one colour."""
+"""Loss below which all have one color."""
 
 
 @panel(70)
@@ -25,13 +25,13 @@ def landscape(study: Study) -> Section | None:
     limits = min(float(np.nanmin(loss)) for loss in losses), max(float(np.nanmax(loss)) for loss in losses)
     charts = [_map(number, side, limits) for number, side in enumerate(sides)]
     lines = [line for side in sides for line in _slopes(side.name, side.landscape)]
-    title = "Difference of neighbouring losses over their distance"
+    title = "Difference of neighboring losses over their distance"
     charts.append(Chart("lipschitz", title, "radius t: |x|, |y| <= t", "nats / ||Theta - Theta'||", lines, log_y=True))
     settings = sides[0].landscape.settings
     words = [
         f"Loss at the weights moved by x d1 + y d2, two random directions as long as the weights (per tensor), on "
         f"{settings['points']} x {settings['points']} places and {settings['rows']} rows. Slopes are the "
-        f"{' and '.join(f'{each}th' for each in PERCENTILES)} percentile between neighbouring places within a radius."
+        f"{' and '.join(f'{each}th' for each in PERCENTILES)} percentile between neighboring places within a radius."
     ]
     return Section("Loss landscape", words, charts)
 

@@ -72,7 +72,7 @@ def _slopes(pair: Pair) -> str:
 
 
 def _slope(held: Landscape) -> float:
-    """The 95th percentile of slopes between all neighbouring places."""
+    """The 95th percentile of slopes between all neighboring places."""
     rows = lipschitz(held, radii=[held.axis[-1]], percentiles=[95])
     return next(row["value"] for row in rows if row["denominator"] == "parameters")
 
