@@ -227,20 +227,50 @@ def test_exported_maps_are_those_of_the_first_row(place, checkpoint):
 # ---- in a browser
 
 
+CHOOSE = """<script>
+for (const [name, value] of [["layer", 1], ["query", 2]]) {
+  document.getElementById(`map-${name}`).value = value;
+  document.getElementById(`map-${name}`).dispatchEvent(new Event("change"));
+}
+</script></body>"""
+
+
+def choosing(file, folder):
+    """The page with a reader who chooses another layer and query by the keyboard."""
+    made = folder / "choosing.html"
+    made.write_text(file.read_text(encoding="utf-8").replace("</body>", CHOOSE), encoding="utf-8")
+    return made
+
+
+def listed(study):
+    """The keys of query 2 in head 0 of layer 1 that the table should list."""
+    pair, columns = study.pairs[0], []
+    for side in (pair.dense, pair.sparse):
+        weights = np.rint(side.maps[0][1][0][2] * 65535) / 65535
+        keys = [key for key in np.argsort(-weights, kind="stable") if weights[key] > 0]
+        columns.append([(f"{key}: {pair.sentences[0][key]}", f"{weights[key]:.4f}") for key in keys])
+    lines = min(12, max(map(len, columns)))
+    columns = [[*column, *[("", "")] * lines][:lines] for column in columns]
+    return [[str(rank), *dense, *sparse] for rank, (dense, sparse) in enumerate(zip(*columns, strict=True), 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_page_in_a_browser(checkpoint, compared, tmp_path):
     for study, out in (checkpoint, compared):
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,3000"]
         options += ["--virtual-time-budget=30000", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'user'}"]
-        file, picture = (out / "page.html").as_uri(), tmp_path / "page.png"
+        file, picture = out / "page.html", tmp_path / "page.png"
 
         def chromium(*more, options=options, file=file):
-            done = subprocess.run([CHROMIUM, *options, *more, file], capture_output=True, text=True, timeout=300)
+            run = [CHROMIUM, *options, *more, file.as_uri()]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=300)
             assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
             return done.stdout
 
         page = Page(chromium("--dump-dom"))
+        chosen = chromium("--dump-dom", file=choosing(file, tmp_path))
+        assert Page(chosen).table("map-table") == listed(study)
         drawn = [each for _, each in page.tags if each.get("class") == "main-svg"]
         charts = sum(name.startswith("chart-") for name in page.scripts)
         assert len(drawn) >= charts + 2

@@ -35,21 +35,34 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.text, self.scripts, self.handlers, self.inside = [], [], {}, [], None
+        self.rows, self.holder, self.is_cell = {}, None, False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
         self.handlers += [name for name, _ in attributes if name.startswith("on")]
         self.inside = dict(attributes) if tag == "script" else None
+        self.holder = dict(attributes).get("id", self.holder)
+        if tag == "tr":
+            self.rows.setdefault(self.holder, []).append([])
+        self.is_cell = tag == "td"
+        if self.is_cell:
+            self.rows[self.holder][-1].append("")
 
     def handle_endtag(self, tag):
-        self.inside = None
+        self.inside, self.is_cell = None, False
 
     def handle_data(self, data):
         if self.inside is None:
             self.text.append(data)
+            if self.is_cell:
+                self.rows[self.holder][-1][-1] += data
         elif "id" in self.inside or "data-target" in self.inside:
             self.scripts[self.inside.get("id", self.inside.get("data-target"))] = json.loads(data)
+
+    def table(self, holder):
+        """The cells of the table within an element, without its header."""
+        return [row for row in self.rows[holder] if row]
 
     @property
     def ids(self):

@@ -2,6 +2,7 @@
 
 from .inputs import Inputs
 from .measure import Measurement
-from .models import Comparison, Model, Planned, find
+from .models import Model
+from .pairs import Comparison, Planned, find
 
 __all__ = ["Comparison", "Inputs", "Measurement", "Model", "Planned", "find"]

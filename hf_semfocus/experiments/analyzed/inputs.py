@@ -15,7 +15,8 @@ from ...data import TokenRows, load_text, load_tokenizer, tasks
 from ...models.checkpoints import positions_of
 from ...training import OBJECTIVES, Objective, Rows
 from ..synthetic import synthetic
-from .models import Model, Planned, kind_of
+from .models import Model, kind_of
+from .pairs import Planned
 
 SHORTEST = 2
 """Tokens of a row that is measured."""

@@ -13,7 +13,8 @@ from ...analysis import attention_maps, capture, landscape
 from ...analysis.page import Pair, Side
 from ...hf.settings import resolve
 from .inputs import Inputs
-from .models import Model, Planned
+from .models import Model
+from .pairs import Planned
 
 MAP_WEIGHTS = 1_200_000
 """Weights that all attention maps of a page hold together: 3.2 MB in it."""
