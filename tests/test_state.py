@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import hf_semfocus
 from hf_semfocus.analysis import capture
 from hf_semfocus.mechanisms import Mechanism, count, register
+from hf_semfocus.training.schedules import FocusSchedule
 
 IDS = torch.arange(1, 11).view(1, -1)
 
@@ -200,6 +201,12 @@ def test_others_are_not_measured_by_parameters_they_lack():
     refused = pytest.raises(ValueError, match=r"chosen:k=4 has trainable parameters; expected")
     with refused, capture(make("sdpa"), mechanism="chosen"):
         pass
+
+
+def test_a_schedule_trains_parameters_from_the_first_step():
+    assert FocusSchedule.parse("tempered@5>sdpa@10>tempered:k=2").names[-1] == "tempered:k=2"
+    with pytest.raises(ValueError, match="tempered has trainable parameters; expected it from the first step"):
+        FocusSchedule.parse("sdpa@5>tempered:k=2")
 
 
 def test_a_differentiable_selection_needs_both_slots():

@@ -24,6 +24,11 @@ OWNER = "_semfocus_owner"
 """Attribute of that submodule: the name of its mechanism."""
 
 
+def owns_state(name: Any) -> bool:
+    """Whether ``name`` (an ``attn_implementation``) is a mechanism that has trainable parameters."""
+    return is_ours(name) and get(name.partition(":")[0]).owns_state()
+
+
 def attach(model: PreTrainedModel) -> None:
     """Give every layer the parameters of its mechanism, unless it has them.
 
@@ -33,7 +38,7 @@ def attach(model: PreTrainedModel) -> None:
     made: list[tuple[nn.Module, nn.Module]] = []
     for layer in model.modules():
         name = getattr(getattr(layer, "config", None), "_attn_implementation", None)
-        if not is_ours(name) or not get(name.partition(":")[0]).owns_state() or not uses_interface(type(layer)):
+        if not owns_state(name) or not uses_interface(type(layer)):
             continue
         mechanism, _ = resolve(name, settings_of(layer))
         if not isinstance(layer, PreTrainedModel) and not _fits(mechanism, layer):

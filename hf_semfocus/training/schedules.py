@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, get_scheduler
 
 from ..data.batches import steps_per_epoch
+from ..hf.state import owns_state
 from .options import TrainingOptions
 from .progress import total_steps
 
@@ -71,7 +72,8 @@ class FocusSchedule:
         """Read a schedule.
 
         Raises:
-            ValueError: a phase but the last without its end, a last one with an end, or ends that do not increase.
+            ValueError: a phase but the last without its end, a last one with an end, or a later one with trainable
+                parameters, which the optimizer would not know.
         """
         *before, last = text.split(">")
         phases = []
@@ -83,7 +85,13 @@ class FocusSchedule:
             phases.append((name, int(match[1]), bool(match[2])))
         if not last or "@" in last:
             raise ValueError(f"attention={text!r}: {last!r} ends the schedule; expected a NAME without an end")
-        return cls(text, (*phases, (last, None, False)))
+        made = cls(text, (*phases, (last, None, False)))
+        first, *later = (name.partition(":")[0] for name in made.names)
+        if late := [name for name in later if name != first and owns_state(name)]:
+            raise ValueError(
+                f"attention={text!r}: {late[0]} has trainable parameters; expected it from the first step"
+            )
+        return made
 
     @property
     def names(self) -> tuple[str, ...]:
