@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from conftest import tiny_config
+from peft import LoraConfig, get_peft_model
 from test_callback import rows as trainer_rows
 from transformers import AttentionInterface, AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -21,17 +22,20 @@ def restored():
     assert AttentionInterface.get_interface is INTERFACE
 
 
-def trainer(folder, attention="topk_sparse:k=3", **changes):
+def trainer(folder, attention="topk_sparse:k=3", lora=False, **changes):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config("gpt2", resid_pdrop=0.1), attn_implementation=attention)
+    if lora:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True))
     settings = {"max_steps": 5, "per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, **changes}
     arguments = TrainingArguments(output_dir=str(folder), save_strategy="no", disable_tqdm=True, **settings)
     return Trainer(model, arguments, train_dataset=trainer_rows())
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("attention", ["topk_sparse:k=3", "sdpa"])
-def test_a_trainer_logs_medians_and_trains_as_without(tmp_path, attention):
-    plain, probed = (trainer(tmp_path, attention, gradient_accumulation_steps=2) for _ in range(2))
+def test_a_trainer_logs_medians_and_trains_as_without(tmp_path, attention, lora):
+    plain, probed = (trainer(tmp_path, attention, lora, gradient_accumulation_steps=2) for _ in range(2))
     probed.add_callback(FocusLogger(probed.log, every=2))
     for each in (plain, probed):
         torch.manual_seed(1)
