@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from test_finetune_recipe import save_checkpoint, sentences
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BloomConfig
 
 import hf_semfocus
 from hf_semfocus.cli import compare
@@ -23,6 +23,10 @@ SPARSE = ["topk_sparse:k=1", "topk_sparse:k=8", "banded_sparse:window=3,edge=cut
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     save_checkpoint(root / "causal", "gpt2", causal=True)
+    save_checkpoint(root / "weightless", "gpt2", causal=True)
+    (root / "weightless" / "model.safetensors").unlink()
+    bloom = BloomConfig(vocab_size=61, hidden_size=8, n_layer=1, n_head=2)
+    save_checkpoint(root / "bloom", bloom, causal=True)
     save_checkpoint(root / "features", "bert")
     save_checkpoint(root / "masked", "bert")
     tokenizer = AutoTokenizer.from_pretrained(root / "masked", mask_token="<unk>")
@@ -136,8 +140,10 @@ def test_verdict(scores, expected):
         ("nowhere", "model='nowhere'; expected a folder or a name on the Hub, with a model"),
         (
             "features",
-            r"model='features': architectures=\['BertModel'\] is for features; expected a causal or a masked",
+            r"model='features' \(\['BertModel'\]\) is for features; expected a causal or a masked",
         ),
+        ("bloom", "BloomForCausalLM computes attention in code of its own"),
+        ("weightless", r"model='weightless': no weights can be read \(.*\); expected model.safetensors"),
         ("encoder", "sees the tokens after a position; expected a causal language model"),
         ("causal --attention topk", r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of"),
         ("causal --attention topk_sparse:k=0", "k=0 is not allowed; expected an integer of at least 1"),

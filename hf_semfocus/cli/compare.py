@@ -17,7 +17,6 @@ from ..console import check_at_least, imports, option, parse
 from ..data import load_text, load_tokenizer
 from ..experiments import title
 from ..experiments.on_text import ATTENTIONS, TOKENS, Comparison, compare_attentions, language_kind, names_of
-from ..experiments.swap_options import DENSE
 from ..models.checkpoints import checkpoint_config, load_checkpoint
 from ..reports import report
 from ..training import TrainingOptions, start
@@ -50,13 +49,9 @@ def main(args: Sequence[str] | None = None) -> Comparison:
     [options] = parse(CompareOptions, args=args, about=__doc__, first="model")
     texts = read(options.text)
     config = checkpoint_config(options.model)
-    try:
-        kind = language_kind(config)
-    except ValueError as error:
-        raise ValueError(f"model={options.model!r}: {error}") from None
-    tokenizer = load_tokenizer(options.model)
+    kind, tokenizer = language_kind(config), load_tokenizer(options.model)
     accelerator = start(TrainingOptions(), options.cpu_threads)
-    model = load_checkpoint(kind, options.model, DENSE, config)
+    model = load_checkpoint(kind, options.model, names_of(options.attention)[1], config)
     sizes = {"tokens": options.tokens, "block_size": options.block_size}
     found = compare_attentions(model, tokenizer, texts, options.attention, **sizes, accelerator=accelerator)
     if accelerator.is_main_process:

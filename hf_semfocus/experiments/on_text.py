@@ -196,10 +196,10 @@ def language_kind(config: PreTrainedConfig) -> Kind:
     """
     kind = kinds.of_class(config)
     if kind is None or kind.name not in ("causal_lm", "masked_lm"):
-        what = f"for {kind.name}" if kind else "no language model"
+        what = f"for {kind.name}" if kind else "for nothing known here"
         raise ValueError(
-            f"architectures={config.architectures!r} is {what}; expected a causal or a masked language model (of "
-            "classifiers, semfocus finetune --swap compares attentions)"
+            f"model={config.name_or_path!r} ({shown(config.architectures)}) is {what}; expected a causal or a masked "
+            "language model (of classifiers, semfocus finetune --swap compares attentions)"
         )
     return kind
 

@@ -40,15 +40,22 @@ def load_checkpoint(kind: Kind, model: str, attention: str, config: PreTrainedCo
         model: folder or name.
         attention: an ``attn_implementation``.
         config: its configuration.
+
+    Raises:
+        ValueError: there are no weights in safetensors, or the model does not take the attention.
     """
-    return kind.auto.from_pretrained(
-        model,
-        config=config,
-        attn_implementation=attention,
-        dtype=torch.float32,
-        use_safetensors=True,  # a pickle could run code
-        trust_remote_code=False,
-    )
+    try:
+        return kind.auto.from_pretrained(
+            model,
+            config=config,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            use_safetensors=True,  # a pickle could run code
+            trust_remote_code=False,
+        )
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model={model!r}: no weights can be read ({reason}); expected model.safetensors") from error
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
