@@ -139,8 +139,7 @@ class Mechanism:
             layer: the attention module, e.g. a ``GPT2Attention``.
             config: its configuration, e.g. a ``GPT2Config``.
 
-        Returns:
-            A module whose ``reset_parameters()`` sets their initial values, by ``torch.nn.init``.
+        Returns: a module whose ``reset_parameters()`` sets their initial values, by ``torch.nn.init``.
         """
         return None
 
@@ -156,10 +155,7 @@ class Mechanism:
         return self if self.state is None else dataclasses.replace(self)
 
     def keep(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
-        """Which of the ``allowed`` keys every query keeps: bool, broadcastable to ``scores``.
-
-        ``at`` may be None for a mechanism that is not positional.
-        """
+        """Which of the ``allowed`` keys every query keeps: bool; ``at`` may be None if positions do not matter."""
         return self.select(scores, allowed, at)[0]
 
     def select(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> tuple[Tensor, Tensor | None]:
