@@ -29,6 +29,7 @@ SMALL = {
     "--cpu_threads 1 --output_dir out",
     "finetune": "--train_size 20 --eval_size 10 --epochs 1 --cpu_threads 1 --output_dir out",
     "compare": "--tokens 64 --block_size 16 --cpu_threads 1",
+    "analyze": "--rows 2 --sentences 1 --output_dir out",
     "bench": "--threads 1 --repeats 1 --no_memory --no_models --no_peers --cases 25,1,40,64",
 }
 """What makes a command small, by its name."""
