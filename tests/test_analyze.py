@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_config
 from test_page import Page
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config
 
 from hf_semfocus.analysis import Record, attention_maps, capture, save_maps
 from hf_semfocus.analysis.page.sections import PANELS
@@ -44,6 +44,10 @@ def place(tmp_path_factory):
     (folder / "short.txt").write_text("a\n")
     (folder / "latin.txt").write_bytes(b"\xe9")
     (folder / "empty").mkdir()
+    (folder / "damaged" / "runs").mkdir(parents=True)
+    (folder / "damaged" / "config.yaml").write_text("a: b")
+    save_checkpoint(folder / "t5")
+    T5Config().save_pretrained(folder / "t5")
     tiny = "--train_size 40 --eval_size 20 --hidden_size 8 --intermediate_size 8 --num_layers 2 --epochs 1"
     attentions = "--batch_size 20 --attention sdpa topk_sparse:k=3 banded_sparse:window=3 --seeds 1 2 --cpu_threads 1"
     with pytest.MonkeyPatch.context() as patch:
@@ -111,11 +115,17 @@ def test_conditions_are_printed_with_words(checkpoint):
 
 
 def test_sparse_checkpoint_is_set_beside_full_attention(place):
-    [planned], comparison = find(str(place / "sparse"), "topk_sparse:k=8")
+    [planned], comparison = find(str(place / "sparse"), "sparse", "topk_sparse:k=8")
     assert comparison is None
     assert planned.name == "sparse: sdpa and topk_sparse:k=3"
     assert planned.dense.load().config._attn_implementation == "sdpa"
     assert planned.sparse.load().config._attn_implementation == "topk_sparse:k=3"
+
+
+def test_models_of_one_name_are_told_apart(place, tmp_path):
+    twin = shutil.copytree(place / "sparse", tmp_path / "sparse")
+    planned, _ = analyze._find(analyze.AnalyzeOptions(models=[str(place / "sparse"), str(twin)]))
+    assert [each.name.partition(": ")[0] for each in planned] == [str(place / "sparse"), str(twin)]
 
 
 def test_comparison_is_paired_by_seed(compared):
@@ -151,6 +161,9 @@ def test_one_run_of_a_comparison_and_its_last_model(place):
     [
         ("", r"models=\[\]; expected a checkpoint, or the output folder of a comparison"),
         ("nowhere/at-all", r"model='nowhere/at-all'; expected a folder or a name on the Hub, with a model"),
+        ("t5 --text text.txt", r"model='t5' is an encoder with a decoder; expected one of the two"),
+        ("damaged", r"config.yaml names no attentions and seeds; expected the options of a comparison"),
+        ("sparse sparse", r"models=\['sparse', 'sparse'\] names one twice; expected each once"),
         ("empty", r"'empty' holds no model; expected a checkpoint's folder or its name on the Hub, a run's folder"),
         (
             "sparse --attention topk",

@@ -64,6 +64,8 @@ class AnalyzeOptions:
         resolve(self.attention, None)
         if not self.models:
             raise ValueError("models=[]; expected a checkpoint, or the output folder of a comparison")
+        if len({*self.models}) < len(self.models):
+            raise ValueError(f"models={self.models!r} names one twice; expected each once")
         if self.export_attentions is not None and not self.export_attentions.endswith(".npz"):
             raise ValueError(f"export_attentions={self.export_attentions!r}; expected a name that ends in .npz")
 
@@ -100,7 +102,10 @@ def report(study: Study) -> str:
 
 
 def _find(options: AnalyzeOptions) -> tuple[list[Planned], list[Comparison]]:
-    found = [find(model, options.attention, options.checkpoint) for model in options.models]
+    called = [Path(model).resolve().name for model in options.models]
+    called = called if len({*called}) == len(called) else options.models  # records of one name would be one file
+    given = zip(options.models, called, strict=True)
+    found = [find(model, name, options.attention, options.checkpoint) for model, name in given]
     return [each for planned, _ in found for each in planned], [each for _, each in found if each is not None]
 
 
@@ -127,7 +132,7 @@ def _measure(
         save_maps(options.export_attentions, inputs[0].tokens[0], maps)
     order = watched([each.name for each in planned], "measuring", file=sys.stderr)
     pairs = [measurement.pair(*pair) for _, *pair in zip(order, planned, inputs, strict=True)]
-    return Study(pairs, [Course(each.folder.name, each.records, each.target) for each in comparisons])
+    return Study(pairs, [Course(each.name, each.records, each.target) for each in comparisons])
 
 
 def _write(study: Study, folder: Path, options: AnalyzeOptions) -> None:

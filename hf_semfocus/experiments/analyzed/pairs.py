@@ -39,9 +39,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The output folder of a comparison."""
+    """The output folder of a comparison: its name, its options, and the records of its training."""
 
-    folder: Path
+    name: str
     options: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
 
@@ -51,11 +51,12 @@ class Comparison:
         return Target.of(self.options)
 
 
-def find(where: str, attention: str, saved: str = "best") -> tuple[list[Planned], Comparison | None]:
+def find(where: str, name: str, attention: str, saved: str = "best") -> tuple[list[Planned], Comparison | None]:
     """The pairs of a checkpoint, of a run, or of a comparison.
 
     Args:
         where: a checkpoint's folder or name on the Hub, a run's folder, or the output folder of a comparison.
+        name: of it, in the names of pairs.
         attention: what a dense model is given, where there is no sparse one beside it.
         saved: which model of a run, "best" or "last".
 
@@ -64,15 +65,15 @@ def find(where: str, attention: str, saved: str = "best") -> tuple[list[Planned]
     """
     folder = Path(where)
     if (folder / "config.yaml").is_file() and (folder / "runs").is_dir():
-        return _comparison(folder, attention, saved)
+        return _comparison(folder, name, attention, saved)
     if any((folder / each).is_dir() for each in SAVED):
-        return [_alone(folder.name, Model(_saved(folder, saved)), attention)], None
+        return [_alone(name, Model(_saved(folder, saved)), attention)], None
     if folder.is_dir() and not any((folder / name).exists() for name in ("config.json", ADAPTER)):
         raise ValueError(
             f"{where!r} holds no model; expected a checkpoint's folder or its name on the Hub, a run's folder with "
             f"{' or '.join(SAVED)}, or the output folder of a comparison with config.yaml and runs"
         )
-    return [_alone(Path(where).name, Model(where), attention)], None
+    return [_alone(name, Model(where), attention)], None
 
 
 def _alone(
@@ -86,17 +87,17 @@ def _alone(
     return Planned(f"{name}: {dense.own_attention} and {sparse.own_attention}", dense, sparse, options or {}, seed)
 
 
-def _comparison(folder: Path, attention: str, saved: str) -> tuple[list[Planned], Comparison]:
+def _comparison(folder: Path, title: str, attention: str, saved: str) -> tuple[list[Planned], Comparison]:
     """Every sparse run beside the dense one of its seed, and runs without a partner beside themselves."""
     options = _options(folder / "config.yaml")
-    comparison = Comparison(folder, options, read_records(folder))
+    comparison = Comparison(title, options, read_records(folder))
     planned = []
     for seed in options["seeds"]:
         runs = [OutputFolder.run_in(folder, each, seed).folder for each in options["attention"]]
         models = [Model(_saved(run, saved)) for run in runs if any((run / each).is_dir() for each in SAVED)]
         dense = [model for model in models if not is_ours(model.own_attention)]
         sparse = [model for model in models if is_ours(model.own_attention)]
-        name = f"{folder.name}, seed {seed}"
+        name = f"{title}, seed {seed}"
         if dense and sparse:
             planned += [
                 Planned(f"{name}: {dense[0].own_attention} and {each.own_attention}", dense[0], each, options, seed)
