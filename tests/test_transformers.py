@@ -255,6 +255,7 @@ def test_back_ends_agree_in_a_model(spec):
 @pytest.mark.parametrize("spec", SPARSE)
 def test_compiles_to_one_graph_and_follows_parameters(spec):
     name, params = mechanisms.parse(spec)
+    torch._dynamo.reset()  # what other tests have compiled counts against a limit
     built = model("llama", name)
     built.config.semfocus = params
     compiled = torch.compile(built, backend="aot_eager", fullgraph=True)
