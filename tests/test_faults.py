@@ -176,7 +176,7 @@ def test_killed_again_and_again(scene, tmp_path):
         ),  # optimizer and random numbers of a checkpoint, the next optimizer
         Strike(EVALUATION, 1, kill),
         Strike("transformers:PreTrainedModel.save_pretrained", 2, kill),
-        Strike("hf_semfocus.reports.report:publish", 1, kill),
+        Strike("hf_semfocus.reports.report:write_report", 1, kill),
     ]
     for moment in moments:
         statuses, life = scene.resume(tmp_path, moment)

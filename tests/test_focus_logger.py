@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_config
 from peft import LoraConfig, get_peft_model
 from test_callback import rows as trainer_rows
@@ -79,3 +80,4 @@ def test_what_is_refused(tmp_path, monkeypatch):
     compiled.add_callback(FocusLogger(compiled.log))
     with pytest.raises(ValueError, match="a compiled model does not show its attention to FocusLogger"):
         compiled.train()
+    AcceleratorState._reset_state(True)  # it would compile the models of later tests
