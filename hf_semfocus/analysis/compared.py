@@ -133,8 +133,8 @@ def proven_table(cases: Mapping[str, Sequence[Condition]], keys: int) -> str:
     """Markdown table of the proven constants, to compare with :func:`table`.
 
     They are Lipschitz constants over all scores of that dispersion and separation, so those at the largest quantile
-    hold for all measured queries that see ``keys`` keys. The constant of softmax is larger for those that see fewer, as
-    the first ones of a causal model do, and 1/2 at most.
+    hold for all measured queries that see ``keys`` keys. The constant of softmax is larger for those that see fewer,
+    as the first ones of a causal model do, and 1/2 at most.
 
     Args:
         cases: as for :func:`table`.
