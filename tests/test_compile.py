@@ -145,6 +145,7 @@ def test_operators_are_as_they_declare(extras):
     inputs = [tensor.detach() for tensor in (query, key, value)]
     given = (*inputs, index, weights.detach(), torch.randn_like(output), 0.4, dropout)
     torch.library.opcheck(operators.attend_backward, given)
+    torch.library.opcheck(operators.attend_backward, (*given, extras, extras))
 
 
 @pytest.mark.parametrize("spec", LISTED[::2])

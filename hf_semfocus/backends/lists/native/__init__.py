@@ -18,6 +18,12 @@ from ...limits import Limits
 from .. import gather
 from . import build, kernels, operators
 
+
+@torch.compiler.assume_constant_result
+def _missing() -> str | None:
+    return missing if isinstance(missing := build.load(), str) else None
+
+
 LIMITS = Limits(
     keeps="lists",
     devices=("cpu",),
@@ -25,15 +31,10 @@ LIMITS = Limits(
     softcap=False,
     weights=False,
     in_graphs=True,
-    load=lambda: _missing(),
+    load=_missing,
 )
 COMPILED = True
 UPCAST = True
-
-
-@torch.compiler.assume_constant_result
-def _missing() -> str | None:
-    return missing if isinstance(missing := build.load(), str) else None
 
 
 def select(problem: Problem, k: int, sign: int) -> Tensor:
@@ -79,9 +80,7 @@ class _Attend(torch.autograd.Function):
             inputs, wanted = (query, key, value, bias, sinks), ctx.needs_input_grad[:5]
             return *gather.gradients(inputs, wanted, grad_output, index, ctx.scale, dropout), None, None, None
         _, _, _, biased, sunk, *_ = ctx.needs_input_grad
-        *grads, grad_scores, delta = kernels.backward(
+        grads = kernels.backward(
             query, key, value, index, weights, kernels.dense_rows(grad_output), ctx.scale, dropout, biased, sunk
         )
-        # a sink has no value, so only its share of the softmax gets a gradient
-        grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if sunk else None
-        return *grads, grad_scores if biased else None, grad_sinks, None, None, None
+        return *grads, None, None, None

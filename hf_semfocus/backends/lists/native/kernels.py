@@ -203,20 +203,21 @@ def backward(
     scale: float,
     dropout: Tensor | None,
     wants_scores: bool = False,
-    wants_delta: bool = False,
+    wants_sinks: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of :func:`forward`, the same for any number of threads.
 
     Returns:
-        ``(grad_query, grad_key, grad_value, grad_scores, delta)``; ``grad_scores`` is with respect to the scores of
-        the lists, ``[batch, heads, queries, slots]``, and ``delta`` ``[batch, heads, queries]`` is the sum of the
-        weights times their gradients. The last two may be None unless wanted.
+        ``(grad_query, grad_key, grad_value, grad_scores, grad_sinks)``; ``grad_scores`` is with respect to the scores
+        of the lists, ``[batch, heads, queries, slots]``, and ``grad_sinks`` is ``[heads]``. The last two are None
+        unless wanted.
     """
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
     # with a head for every thread, the gradients of the scores need no shared memory
     shared = wants_scores or key.shape[0] * key.shape[1] < 2 * torch.get_num_threads()
     grad_scores = torch.empty_like(weights) if shared else None
-    delta = weights.new_empty(weights.shape[:3]) if wants_delta else None
+    # of every query, the sum of its weights times their gradients
+    delta = weights.new_empty(weights.shape[:3]) if wants_sinks else None
     _call(
         "backward",
         _problem(
@@ -235,4 +236,6 @@ def backward(
             **{f"grad_{name}": _rows(grad) for name, grad in zip(("query", "key", "value"), grads, strict=True)},
         ),
     )
-    return *grads, grad_scores, delta
+    # a sink has no value, so only its share of the softmax gets a gradient
+    grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if wants_sinks else None
+    return *grads, grad_scores if wants_scores else None, grad_sinks

@@ -68,17 +68,33 @@ def attend_backward(
     grad_output: Tensor,
     scale: float,
     dropout: Tensor | None,
+    wants_scores: bool = False,
+    wants_sinks: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`.kernels.backward`."""
+    """See :func:`.kernels.backward`; gradients that are not wanted are empty."""
     query, key, value, grad_output = map(kernels.dense_rows, (query, key, value, grad_output))
     index, weights, dropout = map(_dense, (index, weights, dropout))
-    return kernels.backward(query, key, value, index, weights, grad_output, scale, dropout, True, True)
+    wanted = (wants_scores, wants_sinks)
+    grads = kernels.backward(query, key, value, index, weights, grad_output, scale, dropout, *wanted)
+    return tuple(weights.new_empty(0) if grad is None else grad for grad in grads)
 
 
 @attend_backward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, index: Tensor, weights: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: Any,
+    weights: Tensor,
+    grad_output: Any,
+    scale: Any,
+    dropout: Any,
+    wants_scores: bool = False,
+    wants_sinks: bool = False,
+) -> tuple[Tensor, ...]:
     grads = (torch.empty_like(kernels.dense_rows(tensor)) for tensor in (query, key, value))
-    return *grads, torch.empty_like(weights), weights.new_empty(weights.shape[:3])
+    grad_scores = torch.empty_like(weights) if wants_scores else weights.new_empty(0)
+    return *grads, grad_scores, weights.new_empty(weights.shape[1] if wants_sinks else 0)
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
@@ -93,10 +109,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     query, key, value, index, weights, dropout = ctx.saved_tensors
-    *grads, grad_scores, delta = attend_backward(query, key, value, index, weights, grad_output, ctx.scale, dropout)
-    # a sink has no value, so only its share of the softmax gets a gradient
-    grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if ctx.needs_input_grad[4] else None
-    return *grads, grad_scores if ctx.needs_input_grad[3] else None, grad_sinks, None, None, None
+    wanted = ctx.needs_input_grad[3:5]
+    grads = attend_backward(query, key, value, index, weights, grad_output, ctx.scale, dropout, *wanted)
+    extra = (grad if wants else None for grad, wants in zip(grads[3:], wanted, strict=True))
+    return *grads[:3], *extra, None, None, None
 
 
 attend.register_autograd(_differentiate, setup_context=_save)
