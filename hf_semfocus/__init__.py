@@ -8,12 +8,10 @@ Importing this package makes every mechanism an ``attn_implementation``::
     model = AutoModelForCausalLM.from_pretrained("gpt2", attn_implementation="topk_sparse:k=8")
 """
 
-from importlib import import_module
-from typing import Any
-
 from . import adapters, hf, mechanisms, models
 from .functional import sparse_attention
 from .hf import UnsupportedModelError, configure, explain, verify
+from .lazy import lazy_imports
 from .models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
 __version__ = "0.1.0"
@@ -45,13 +43,4 @@ _LAZY = {name: name for name in ("analysis", "data", "hub", "metrics", "training
 hf.install()
 adapters.install()
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    part = import_module(f"{__name__}.{_LAZY[name]}")
-    return part if part.__name__.endswith(f".{name}") else getattr(part, name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *_LAZY])
+__getattr__, __dir__ = lazy_imports(__name__, _LAZY, __all__)

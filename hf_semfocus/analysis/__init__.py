@@ -4,8 +4,7 @@ Names are imported on first use. No module here has the name of a public functio
 the function.
 """
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_imports
 
 _LAZY = {
     "capture": "capturing",
@@ -57,12 +56,4 @@ _LAZY = {
 
 __all__ = sorted(_LAZY)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_LAZY)
+__getattr__, __dir__ = lazy_imports(__name__, _LAZY)

@@ -13,8 +13,7 @@ No token of one document ever sees or predicts a token of another. Texts with la
     train(..., train_rows=TaggedRows(data.train, tokenizer), objective=token_classification)
 """
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_imports
 
 # imported on first use: most need ``datasets``, which tasks and batches do not
 _LAZY = {
@@ -33,12 +32,4 @@ _LAZY = {
 }
 __all__ = list(_LAZY)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_LAZY)
+__getattr__, __dir__ = lazy_imports(__name__, _LAZY)
