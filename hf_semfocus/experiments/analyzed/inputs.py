@@ -48,7 +48,7 @@ class Inputs:
             text: a file of which every line is a row; None for the text of this package. Runs of a synthetic task
                 have their task's rows.
             rows: how many at most.
-                length: tokens of the longest; a longer line is cut. Rows of a task stay whole.
+            length: tokens of the longest; a longer line is cut. Rows of a task stay whole.
 
         Raises:
             ValueError: a text for a synthetic task, a model without a tokenizer or with two parts, or a text without

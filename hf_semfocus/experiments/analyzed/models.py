@@ -19,9 +19,7 @@ from ...hf.parameters import stored_settings
 from ...hf.settings import is_ours, resolve
 from ...mechanisms import fields
 from ...models.checkpoints import checkpoint_config
-
-DENSE = "sdpa"
-"""What a sparse checkpoint is compared with."""
+from ..swap_options import DENSE
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ class Model:
 
 def kind_of(config: PreTrainedConfig) -> kinds.Kind:
     """What a checkpoint is for, from the class it was saved by; its features, if no kind has that class."""
-    names = set(config.architectures or ())
-    found = (kind for kind in kinds.KINDS if names & {cls.__name__ for cls in kind.classes(config)})
-    return next(found, kinds.get("features"))
+    return kinds.of_class(config) or kinds.get("features")
 
 
 def _whole(path: str, kind: kinds.Kind) -> PreTrainedModel:

@@ -13,7 +13,8 @@ from ...adapters.entry import FILE as ADAPTER
 from ...analysis import Target, read_records
 from ...hf.settings import is_ours
 from ...training.output import OutputFolder
-from .models import DENSE, Model
+from ..swap_options import DENSE
+from .models import Model
 
 SAVED = ("best", "last")
 """Models that a run keeps."""
