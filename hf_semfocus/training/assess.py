@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from ..analysis.runs import Target
 from ..memory import peak_megabytes
 from ..quantities import quantities
 from .evaluation import evaluate
@@ -46,21 +47,14 @@ def assess(state: RunState, kind: str, epoch: float) -> None:
     tracked = {name: last[name] for name in (*TRACKED, *held_out) if last[name] is not None}
     accelerator.log({f"{state.run.name}/{name}": value for name, value in tracked.items()}, step=progress.step)
     state.display.evaluated(last)
-    if progress.reached is None and _reaches_target(last, options):
+    target = Target.of(vars(options))
+    if progress.reached is None and target is not None and target.met(last):
         progress.reached = {name: last[name] for name in ("epoch", "step", "seconds")}
     score = _score(last, options)
     if score is not None and (progress.best is None or score > progress.best):
         progress.best = score
         save_model(accelerator, state.model, state.run.folder / "best", state.tokenizer)
     state.model.train()
-
-
-def _reaches_target(record: dict[str, Any], options: TrainingOptions) -> bool:
-    """Whether the record of an evaluation reaches the target loss, or that of an epoch the target accuracy."""
-    if options.target_loss is not None:
-        return record["eval_loss"] is not None and record["eval_loss"] <= options.target_loss
-    target = options.target_accuracy
-    return target is not None and record["kind"] == "epoch" and record["train_accuracy"] >= target
 
 
 def _score(record: dict[str, Any], options: TrainingOptions) -> float | None:
