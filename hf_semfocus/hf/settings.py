@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig
 
 from .. import backends
 from ..mechanisms import Mechanism, build, get, names, parse
+from ..mechanisms.in_graphs import constant_in_graphs
 from ..messages import shown
 
 REMEMBERED = 256
@@ -70,26 +70,10 @@ def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, s
     if settings is not None and not isinstance(settings, Mapping):
         raise ValueError(f"config.semfocus={shown(settings)}; expected a dict of parameters such as {{'k': 8}}")
     items = tuple((key, value, type(value)) for key, value in (settings or {}).items())
-    cls = get(spec.partition(":")[0])
-    if torch.compiler.is_compiling():
-        return _TRACED[_trace(spec, items, cls)]
-    return _made(spec, items, cls)
+    return _made(spec, items, get(spec.partition(":")[0]))
 
 
-_TRACED: dict[str, tuple[Mechanism, str]] = {}
-
-
-@torch.compiler.assume_constant_result  # returns a string, and a compiled graph guards the arguments
-def _trace(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> str:
-    """Store a mechanism for compiled graphs, and return its key in ``_TRACED``."""
-    made = _made(spec, items, cls)
-    key = repr((spec, items))
-    _TRACED[key] = made
-    if len(_TRACED) > REMEMBERED:
-        del _TRACED[next(iter(_TRACED))]
-    return key
-
-
+@constant_in_graphs
 def _made(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechanism]) -> tuple[Mechanism, str]:
     try:
         return _make(spec, items, cls)

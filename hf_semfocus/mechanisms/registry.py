@@ -7,14 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-
 from ..messages import did_you_mean, shown
 from .base import Mechanism
 from .declare import fields, parameters
+from .in_graphs import constant_in_graphs
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
-_IN_GRAPHS: dict[str, Mechanism] = {}
 _LISTENERS: list[Callable[[str], None]] = []
 M = TypeVar("M", bound=type[Mechanism])
 
@@ -145,17 +143,10 @@ def build(spec: str, **params: Any) -> Mechanism:
     Raises:
         ValueError: unknown name, a parameter the mechanism does not have, or a value it does not allow.
     """
-    return _IN_GRAPHS[_keep(spec, params)] if torch.compiler.is_compiling() else _build(spec, params)
+    return _build(spec, params)
 
 
-@torch.compiler.assume_constant_result  # returns a string, as a graph only reads the fields of a constant object
-def _keep(spec: str, params: dict[str, Any]) -> str:
-    """Store a mechanism for compiled graphs, and return its key in ``_IN_GRAPHS``."""
-    key = repr((spec, params))
-    _IN_GRAPHS[key] = _build(spec, params)
-    return key
-
-
+@constant_in_graphs
 def _build(spec: str, params: dict[str, Any]) -> Mechanism:
     name, stated = parse(spec)
     cls = get(name)

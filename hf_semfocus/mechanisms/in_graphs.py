@@ -1,0 +1,35 @@
+"""What a graph of ``torch.compile`` is tied to: made while it is compiled, outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+REMEMBERED = 256
+"""How many objects a function keeps for graphs; those that are compiled later replace the oldest."""
+
+
+def constant_in_graphs(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Decorator of a function whose result is a constant of any graph that calls it.
+
+    A graph reads no more than the fields of a constant object, so it is given a key, a string, under which it finds
+    the object itself. The arguments must tell one result from another by their ``repr``.
+    """
+    made: dict[str, Made] = {}
+
+    @torch.compiler.assume_constant_result
+    def keep(*args: Any) -> str:
+        made[key := repr(args)] = make(*args)
+        if len(made) > REMEMBERED:
+            del made[next(iter(made))]
+        return key
+
+    @wraps(make)
+    def call(*args: Any) -> Made:
+        return made[keep(*args)] if torch.compiler.is_compiling() else make(*args)
+
+    return call
