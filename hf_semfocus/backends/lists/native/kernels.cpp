@@ -2,7 +2,7 @@
 //
 // A list says which keys a query keeps: `slots` columns per query, -1 where there are fewer. select() makes the
 // lists of the k highest (or lowest) scores without ever holding more than a strip of them; forward() and
-// backward() work on any lists. The caller (__init__.py) owns all memory and has checked all shapes.
+// backward() work on any lists. The caller (kernels.py) owns all memory and has checked all shapes.
 //
 // Written with GCC/Clang vector extensions, so one source serves AVX-512, AVX2 and NEON.
 
