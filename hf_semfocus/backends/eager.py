@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
+from ..mechanisms.base import STRAIGHT_THROUGH
 from .limits import Limits
 
 LIMITS = Limits(traceable=True, empty=True)
@@ -19,7 +20,13 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     scores = problem.scores()
     at = problem.positions() if mechanism.positional else None
     keep, priority = mechanism.select(scores, problem.allowed, at)
-    weights = weigh(mechanism, scores, keep, problem.sinks, priority)
+    if mechanism.gradient == STRAIGHT_THROUGH and torch.is_grad_enabled():
+        dense = weigh(Mechanism(), scores, problem.allowed, problem.sinks)
+        with torch.no_grad():
+            weights = weigh(mechanism, scores, keep, problem.sinks)
+        weights = weights + (dense - dense.detach())  # adds exact zeros that have the gradient of dense
+    else:
+        weights = weigh(mechanism, scores, keep, problem.sinks, priority)
     output = F.dropout(weights, problem.dropout_p) @ problem.repeat_heads(problem.value)
     return output, weights if return_weights else None
 

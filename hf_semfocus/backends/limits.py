@@ -12,6 +12,7 @@ import torch
 
 from ..attention.problem import Problem
 from ..mechanisms import Mechanism
+from ..mechanisms.base import STRAIGHT_THROUGH
 from . import tracing
 
 
@@ -21,7 +22,7 @@ class Limits:
 
     Attributes:
         keeps: the kept keys it supports: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
-            of positions. The latter two support softmax weights only.
+            of positions. The latter two support softmax weights and gradients of kept keys only.
         devices: types of devices; None for all.
         elsewhere: addition to the message about a device: what would allow others.
         dtypes: types of the queries; None for all.
@@ -109,6 +110,8 @@ class Limits:
             yield lambda: f"torch.compile cannot trace how {mechanism.spec} finds its keys"
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
             yield lambda: f"{mechanism.name} has weights of its own; expected softmax"
+        if self.keeps != "any" and mechanism.gradient == STRAIGHT_THROUGH and torch.is_grad_enabled():
+            yield lambda: f"gradient={STRAIGHT_THROUGH!r} is of all visible keys; expected 'hard', or torch.no_grad"
         if self.devices is not None and query.device.type not in self.devices:
             expected = _either(self.devices) + self.elsewhere
             yield lambda: f"tensors are on {query.device.type}; expected {expected}"

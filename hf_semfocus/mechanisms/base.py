@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from ..attention.positions import Positions
 from ..attention.selection import highest
-from .declare import parameters
+from .declare import implied, parameters
+
+STRAIGHT_THROUGH = "straight_through"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Mechanism:
     sized_by: ClassVar[str] = "k"
     """The parameter that sets the number of kept keys, if the mechanism has one of that name."""
 
+    gradient: ClassVar[str] = "hard"
+    """How the selection is differentiated, see :class:`.by_score.ByScore`."""
     differentiable_selection: ClassVar[bool] = False
     """Whether ``priority`` is computed with gradients and passed to ``normalize`` as a third argument."""
     state: ClassVar[nn.Module | None] = None
@@ -80,8 +84,9 @@ class Mechanism:
 
     @property
     def spec(self) -> str:
-        """The mechanism with all its parameters as one string, e.g. ``topk_sparse:k=8``."""
-        stated = ",".join(f"{name}={getattr(self, name)}" for name in parameters(type(self)))
+        """The mechanism with its parameters as one string, e.g. ``topk_sparse:k=8``."""
+        quiet, values = implied(type(self)), {name: getattr(self, name) for name in parameters(type(self))}
+        stated = ",".join(f"{name}={value}" for name, value in values.items() if quiet.get(name) != value)
         return f"{self.name}:{stated}" if stated else self.name
 
     def anchored(self, causal: bool) -> bool:

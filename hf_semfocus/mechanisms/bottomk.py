@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..attention.positions import Positions
-from .base import Mechanism
+from .by_score import ByScore
 from .declare import count
 from .registry import register
 
 
 @register("bottomk_sparse")
 @dataclass(frozen=True, kw_only=True)
-class BottomK(Mechanism):
+class BottomK(ByScore):
     """Every query keeps its ``k`` lowest-scoring keys, as many by default as top-k to compare like with like."""
 
     by_score = -1

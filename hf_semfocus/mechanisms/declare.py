@@ -55,15 +55,15 @@ def real(
     return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
 
 
-def choice(default: str, options: Sequence[str], meaning: str) -> Any:
-    """Declare a dataclass field that holds one of ``options``."""
+def choice(default: str, options: Sequence[str], meaning: str, implied: bool = False) -> Any:
+    """Declare a dataclass field that holds one of ``options``; specs leave its default out if it is ``implied``."""
 
     def check(what: str, value: Any) -> str:
         if value not in options:
             raise ValueError(f"{what}={shown(value)} is not allowed; expected one of {', '.join(map(repr, options))}")
         return value
 
-    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning, "implied": implied})
 
 
 @torch.compiler.assume_constant_result  # which graphs cannot ask of a class
@@ -71,6 +71,12 @@ def parameters(cls: type) -> list[str]:
     """Names of the parameters of a mechanism class, its own before those it inherits."""
     classes = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
     return sorted(fields(cls), key=lambda name: sum(name in fields(base) for base in classes))
+
+
+@torch.compiler.assume_constant_result
+def implied(cls: type) -> dict[str, Any]:
+    """The parameters of a mechanism class that go without saying at their default, which they map to."""
+    return {name: field.default for name, field in fields(cls).items() if field.metadata.get("implied")}
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field]:

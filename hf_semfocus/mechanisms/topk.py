@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..attention.positions import Positions
-from .base import Mechanism
+from .by_score import ByScore
 from .declare import count
 from .registry import register
 
 
 @register("topk_sparse")
 @dataclass(frozen=True, kw_only=True)
-class TopK(Mechanism):
+class TopK(ByScore):
     """Every query keeps its ``k`` highest-scoring keys ("semantic focus").
 
     The default of 64 is for a dense checkpoint without training: SmolLM2-135M on 1024-token windows of a novel has
