@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "hf_semfocus"
 LAYERS = {
     "messages": set(),
     "files": set(),
+    "json_lines": {"files"},
     "kinds": set(),
     "lazy": set(),
     "machine": set(),
@@ -39,6 +40,7 @@ LAYERS = {
         "data",
         "figures",
         "files",
+        "json_lines",
         "lazy",
         "hf",
         "mechanisms",
@@ -51,6 +53,7 @@ LAYERS = {
         "console",
         "data",
         "files",
+        "json_lines",
         "hf",
         "machine",
         "memory",
@@ -58,7 +61,7 @@ LAYERS = {
         "metrics",
         "quantities",
     },
-    "grid": {"console", "files", "messages", "training"},
+    "grid": {"console", "files", "json_lines", "messages", "training"},
     "benchmark": {"data", "figures", "hf", "machine", "mechanisms", "memory", "models", "tables"},
     "experiments": {
         *("adapters", "analysis", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),

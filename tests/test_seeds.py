@@ -161,7 +161,7 @@ def test_files_and_folders_are_read(tmp_path):
     with pytest.raises(ValueError, match=r"nothing is not a file; expected metrics.jsonl"):
         analysis.read_records(tmp_path / "nothing")
     (tmp_path / "metrics.jsonl").write_text("nonsense\n")
-    with pytest.raises(ValueError, match="holds a line that is not JSON"):
+    with pytest.raises(ValueError, match="is not a record"):
         analysis.read_records(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import json_lines
 from ..figures import band
 
 LogRecord = Mapping[str, Any]
@@ -96,11 +96,7 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected metrics.jsonl, or the output folder of a training or grid")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last line without its end is being written
-    try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds a line that is not JSON: {error}") from None
+    return json_lines.read(path)
 
 
 def find_runs(records: Iterable[LogRecord], target: Target) -> list[Run]:

@@ -6,12 +6,12 @@ machine did, where steps do not. ``pandas.read_json("runs.jsonl", lines=True)`` 
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from .. import json_lines
 from .points import Point
 
 LEFT_OUT = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "kind", "run", "seed")
@@ -35,10 +35,12 @@ class Results:
 
     def read(self) -> None:
         """Read the files again, which another process may have written."""
-        self.runs = _read(self.folder / RUNS)
+        self.runs = json_lines.read(self.folder / RUNS, "point")
         finished = {run["point"] for run in self.runs}
         # those of a run that has no line were written by a process that died just then
-        self.evaluations = [line for line in _read(self.folder / EVALUATIONS) if line["point"] in finished]
+        self.evaluations = [
+            line for line in json_lines.read(self.folder / EVALUATIONS, "point") if line["point"] in finished
+        ]
 
     def __contains__(self, point: Point) -> bool:
         """Whether the point is finished."""
@@ -58,8 +60,8 @@ class Results:
                 self.evaluations.append({"point": point.name, **shown})
         self.runs.append({"point": point.name, "command": point.command, **point.options, **_lasting(result)})
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in ((EVALUATIONS, self.evaluations), (RUNS, self.runs)):
-            write_text(self.folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+        json_lines.write(self.folder / EVALUATIONS, self.evaluations)
+        json_lines.write(self.folder / RUNS, self.runs)
 
 
 def _lasting(value: Any) -> Any:
@@ -70,18 +72,7 @@ def _lasting(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            line["point"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: {text[:60]!r} is not a line of grid results") from None
-        lines.append(line)
-    return lines
+    """A number with six digits, or None if it is not finite."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .. import json_lines
 from ..files import sync, write_text
 
 
@@ -29,7 +29,7 @@ class MetricsLog:
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(record))
+                file.write(json_lines.line(record))
         return record
 
     def sync(self) -> None:
@@ -49,7 +49,7 @@ class MetricsLog:
         for record in read(self.path):
             seen += record["run"] == run
             if record["run"] != run or seen <= keep:
-                kept.append(_line(record))
+                kept.append(json_lines.line(record))
         if seen < keep:
             raise ValueError(f"{self.path} has {seen} records of {run}; its checkpoint counts {keep}")
         text = "".join(kept)
@@ -60,35 +60,13 @@ class MetricsLog:
 def gather(paths: Iterable[Path], path: Path) -> list[dict[str, Any]]:
     """Write the records of several files into one, and return them."""
     records = [record for part in paths for record in read(part)]
-    write_text(path, "".join(map(_line, records)))
+    json_lines.write(path, records)
     return records
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, or none where it does not exist; a last line without its end does not count.
-
-    Raises:
-        ValueError: names the line that is not a record.
-    """
-    if not path.exists():
-        return []
-    records = []
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            record["run"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: {line[:60]!r} is not a record") from None
-        records.append(record)
-    return records
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
+    """All records of a file, as of :func:`hf_semfocus.json_lines.read`."""
+    return json_lines.read(path, "run")
 
 
 def _is_infinite(value: Any) -> bool:
