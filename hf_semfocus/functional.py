@@ -123,7 +123,7 @@ def _problem(
         bias=bias,
         dropout_p=dropout_p,
     )
-    return made, problem
+    return made, problem.drawn() if made.redraws else problem
 
 
 def _check(

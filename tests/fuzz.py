@@ -135,7 +135,7 @@ def _spec(r: random.Random, causal: bool, keys: int) -> str:
             params[field.name] = "first" if causal else r.choice(("first", "last"))
         elif field.name == "edge":
             params[field.name] = r.choice(("shifted", "cut"))
-        else:
+        elif isinstance(field.default, int):
             params[field.name] = r.choice((1, 2, 2, 3, 3, 4, 5, keys, keys + 3))
     return name + ":" + ",".join(f"{key}={value}" for key, value in params.items())
 

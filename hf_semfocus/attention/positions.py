@@ -22,6 +22,7 @@ class Positions(NamedTuple):
         head: integers ``[1, heads, 1, 1]``, index of every head.
         layer: index of the layer, 0 where unknown.
         causal: whether no query may see a later key.
+        draw: a random integer of this call, for mechanisms that draw keys anew; 0 for the fixed draw.
     """
 
     query: Tensor
@@ -30,6 +31,7 @@ class Positions(NamedTuple):
     head: Tensor
     layer: int
     causal: bool
+    draw: Tensor | int = 0
 
 
 def locate(

@@ -26,6 +26,7 @@ class Problem:
         sinks: ``[heads]``, one extra logit per head in the softmax, without a value.
         dropout_p: probability that a weight is dropped.
         layer: index of the layer, 0 where unknown.
+        draw: see :class:`.Positions`.
     """
 
     query: Tensor
@@ -38,6 +39,7 @@ class Problem:
     sinks: Tensor | None = None
     dropout_p: float = 0.0
     layer: int = 0
+    draw: Tensor | int = 0
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -56,7 +58,12 @@ class Problem:
 
     def positions(self) -> Positions:
         """Logical positions of these rows."""
-        return self.visibility.positions(self.key.shape[2], self.query.shape[1], self.layer)
+        at = self.visibility.positions(self.key.shape[2], self.query.shape[1], self.layer)
+        return at._replace(draw=self.draw)
+
+    def drawn(self) -> Problem:
+        """The same problem with a ``draw`` from PyTorch's random numbers, as dropout takes them."""
+        return replace(self, draw=torch.randint(1, 2**31, (), device=self.query.device))
 
     def blank_unseen(self) -> Problem:
         """The same problem with zeros in the keys and values that no query may see.

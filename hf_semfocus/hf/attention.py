@@ -64,6 +64,8 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
             module, query, key, value, visibility, bias, scaling, dropout, softcap, position_bias, s_aux
         )
         wanted = _wants_weights(kwargs)
+        if mechanism.redraws and module.training:
+            problem = problem.drawn()
         if watched:
             observe.saw(observe.Call(module, mechanism, problem, wanted, backend))
         output, weights = backends.attend(mechanism, problem, wanted, backend)

@@ -73,6 +73,11 @@ class Mechanism:
         return cls.create_state is not Mechanism.create_state
 
     @property
+    def redraws(self) -> bool:
+        """Whether keys are drawn anew at every forward pass in training, with the number ``at.draw``."""
+        return False
+
+    @property
     def selects_by_score(self) -> bool:
         """Whether keys are selected by score alone (see ``by_score``), so that a kernel can do it."""
         return self.by_score is not None and not self.positional

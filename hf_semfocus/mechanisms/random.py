@@ -1,8 +1,10 @@
 """Random attention: a query keeps k keys drawn by a keyed hash, independent of their scores.
 
 Source: "Transformers Learn Faster with Semantic Focus" (arXiv 2506.14095), random mask. The paper's code draws
-anew, with replacement, at every forward; here the draw is a pure function of (seed, layer, head, query, key),
-so that chunks, cached decoding and recomputation in gradient checkpointing use the same keys, all distinct.
+anew, with replacement, at every forward; here keys are distinct, and by default the draw is a pure function of
+(seed, layer, head, query, key), so that chunks, cached decoding and recomputation in gradient checkpointing use the
+same keys. ``redraw="forward"`` adds to the seed a number of every layer's forward pass in training from PyTorch's
+random numbers, which training loops seed, save and restore for dropout, and gradient checkpointing, too.
 """
 
 from dataclasses import dataclass
@@ -12,24 +14,33 @@ from torch import Tensor
 
 from ..attention.positions import Positions
 from .base import Mechanism
-from .declare import count
+from .declare import choice, count
 from .registry import register
 
 
 @register("random_sparse")
 @dataclass(frozen=True, kw_only=True)
 class Random(Mechanism):
-    """Every query keeps ``k`` random keys, an input-agnostic control with as many keys as top-k by default."""
+    """Every query keeps ``k`` random keys, an input-agnostic control with as many keys as top-k by default.
+
+    With ``redraw="forward"``, training draws other keys in every layer and forward pass, as the paper does; evaluation
+    keeps those of ``redraw="never"``.
+    """
 
     k: int = count(64, "keys a query keeps")
     seed: int = count(0, "seed of the draw", minimum=0, maximum=2**32 - 1)
+    redraw: str = choice("never", ("never", "forward"), "when keys are drawn anew in training", True)
 
     @property
     def positional(self) -> bool:
         return True
 
+    @property
+    def redraws(self) -> bool:
+        return self.redraw == "forward"
+
     def priority(self, scores: Tensor, at: Positions) -> Tensor:
-        stream = _mix(_mix(torch.full_like(at.head, self.seed) + at.layer * 0x9E3779B1) + at.head)
+        stream = _mix(_mix(torch.full_like(at.head, self.seed) + at.draw + at.layer * 0x9E3779B1) + at.head)
         drawn = _mix(_mix(stream + at.query) + at.key)
         # float32 holds 24 bits exactly
         return (drawn >> 8).to(scores.dtype).expand_as(scores)
