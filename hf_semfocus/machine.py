@@ -46,6 +46,12 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
+def cpu_model() -> str | None:
+    """Family, model and stepping of the processor, which its name may not tell; None where they are not listed."""
+    found = {field: _cpuinfo(field) for field in ("cpu family", "model", "stepping")}
+    return None if None in found.values() else " ".join(f"{field} {number}" for field, number in found.items())
+
+
 def flags() -> str:
     """The processor's feature flags, or its architecture and name where the system lists none."""
     return _cpuinfo("flags") or _cpuinfo("Features") or f"{platform.machine()} {platform.processor()}"

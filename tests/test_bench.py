@@ -21,15 +21,18 @@ from hf_semfocus.benchmark import (
     Plan,
     Suite,
     contestants,
+    file_stem,
     markdown,
     remarks,
     run,
     suite,
+    summary,
     tables,
 )
 from hf_semfocus.benchmark.cases import BELOW_SDPA, Case
 from hf_semfocus.benchmark.contestants import EAGER, OURS, SDPA, XTRANSFORMERS
 from hf_semfocus.benchmark.correct import SMALL, check, separated
+from hf_semfocus.benchmark.environment import environment
 from hf_semfocus.benchmark.inputs import Inputs, step
 from hf_semfocus.benchmark.memory import peak_in_own_process, peak_of, probe
 from hf_semfocus.benchmark.scaling import exponent, series
@@ -39,6 +42,7 @@ from hf_semfocus.benchmark.timing import measure
 from hf_semfocus.mechanisms import registry
 
 bench = load("bench")
+STEM = file_stem("cpu")
 CPU_DEVICE = torch.device("cpu")
 TINY = Case(batch=1, heads=2, keys=32, head_dim=8, mechanism="topk_sparse:k=4", causal=True)
 CASES = {
@@ -282,7 +286,7 @@ def test_a_fault_at_the_timed_size_alone_is_found(monkeypatch):
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--cases", "77"], "cases=['77'], mechanisms=[] leave nothing; expected parts of: 25,1,40,64"),
         (["--slow"], "unknown option '--slow'; expected some of quick, "),
-        (["--table", "missing.json"], "'missing.json' is not the bench.json of a run"),
+        (["--table", "missing.json"], "'missing.json' is not a result of this benchmark"),
         (["--table", "missing.json", "--quick"], "quick=True has no effect with table='missing.json'"),
     ],
 )
@@ -389,20 +393,31 @@ def test_cases_that_cannot_be(change, message):
 def test_every_goal_has_its_case():
     goals = {case.label: (case.over_sdpa, case.memory) for case in CPU if case.over_sdpa}
     assert goals == {
-        "25,1,40,64 bidirectional topk_sparse:k=5": (0.8, None),
-        "25,1,600,64 bidirectional topk_sparse:k=5": (2.0, BELOW_SDPA),
-        "4,12,512,64 causal topk_sparse:k=8": (2.0, BELOW_SDPA),
-        "1,12,2048,64 causal topk_sparse:k=8": (3.0, None),
-        "1,12,2048,64 causal topk_sparse:k=32": (1.8, None),
-        "1,12,4096,64 causal topk_sparse:k=8": (3.5, 100),
-        "1,12,4096,64 causal topk_sparse:k=32": (2.0, 100),
+        "25,1,40,64 bidirectional topk_sparse:k=5": (1.2, None),
+        "25,1,600,64 bidirectional topk_sparse:k=5": (5.0, BELOW_SDPA),
+        "4,12,512,64 causal topk_sparse:k=8": (4.5, BELOW_SDPA),
+        "1,4,256,64 causal topk_sparse:k=16": (1.5, None),
+        "1,4,256,64 causal banded_sparse:window=64": (1.5, None),
+        "1,12,2048,64 causal topk_sparse:k=8": (6.0, None),
+        "1,12,2048,64 causal topk_sparse:k=32": (4.0, None),
+        "1,12,4096,64 causal topk_sparse:k=8": (6.5, 100),
+        "1,12,4096,64 causal topk_sparse:k=32": (4.5, 100),
         "1,12,16384,64 causal topk_sparse:k=16": (3.5, 400),
-        "1,12,4096,64 causal banded_sparse:window=64": (8.0, None),
-        "1,12,4096,64 causal block_local_sparse:block_size=64": (8.0, None),
+        "1,12,4096,64 causal banded_sparse:window=64": (12.0, None),
+        "1,12,4096,64 causal block_local_sparse:block_size=64": (18.0, None),
         "1,12,4096,64 causal strided_sparse:window=64,stride=64": (4.0, None),
+        "1,8,1024,64 decode topk_sparse:k=16": (1.5, None),
         "1,32,4096,64 decode topk_sparse:k=16": (0.9, None),
     }
-    assert [round(each.goal, 2) for each in STEPS] == [1.6, 1.6, 1.6, 1.0, 1.4, 0.87]
+    assert {(each.label, each.goal) for each in STEPS} == {
+        ("listops, 25 x 600", 1.6),
+        ("listops, padded from 501, 25 x 600", 1.6),
+        ("listops, no dropout, 25 x 600", 1.6),
+        ("GPT-2, 4 x 512", 1.2),
+        ("GPT-2, 1 x 4096", 1.42),
+        ("even_pairs, 25 x 40", 1.05),
+    }
+    assert [case.label for case in CPU if case.dtype == "bfloat16"] == ["1,12,4096,64 causal bfloat16 topk_sparse:k=8"]
     assert len({case.label for case in CPU}) == len(CPU)
     flash = {(case.keys, case.head_dim): (case.over_sdpa, case.over_eager) for case in CUDA if case.over_sdpa}
     assert {sizes[0]: goal for sizes, goal in flash.items()} == {4096: (1, 10), 16384: (2, 10), 65536: (2.5, 10)}
@@ -411,7 +426,7 @@ def test_every_goal_has_its_case():
 def test_selection_by_parts_of_labels():
     every = suite("cpu", quick=False)
     found = every.select(["16384", "decode"], ["topk"])
-    assert [case.keys for case in found.cases] == [16384, 4096, 4096]
+    assert [case.keys for case in found.cases] == [16384, 1024, 4096, 4096]
     assert not found.steps
     assert every.select() == every
     assert [each.label for each in every.select(["GPT-2"]).steps] == ["GPT-2, 4 x 512", "GPT-2, 1 x 4096"]
@@ -468,11 +483,56 @@ def test_language_model_step(monkeypatch):
 
 def test_last_line_is_json(measured):
     result, printed, folder = measured
-    assert json.loads(printed.splitlines()[-1]) == result == json.loads((folder / "bench.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.md", "bench.png"}
+    assert json.loads(printed.splitlines()[-1]) == result == json.loads((folder / f"{STEM}.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {f"{STEM}.{suffix}" for suffix in ("json", "md", "png")}
     assert result["finished"] is True
     assert result["environment"].keys() >= {"date", "device", "threads", "load_at_start", "load_at_end", "versions"}
-    assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / f"{STEM}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("AMD EPYC", "bench_cpu_amd_epyc"),
+        ("AMD EPYC 9R14 96-Core Processor", "bench_cpu_amd_epyc_9r14_96_core"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "bench_cpu_intel_xeon_platinum_8481c"),
+    ],
+)
+def test_files_are_named_after_the_processor(name, stem, monkeypatch):
+    monkeypatch.setattr("hf_semfocus.machine.cpu_name", lambda: name)
+    assert file_stem("cpu") == stem
+
+
+def test_the_report_names_instruction_sets(measured, monkeypatch):
+    monkeypatch.setattr("hf_semfocus.machine.flags", lambda: "fpu avx2 avx512_bf16 avx512f amx_tile")
+    result = {**measured[0], "environment": environment("cpu")}
+    assert "; amx_tile avx2 avx512_bf16 avx512f; " in markdown(result)
+    assert "at the end); " in measured[1]  # the same sentence on the console
+
+
+def test_processors_side_by_side(measured, monkeypatch, tmp_path, capsys):
+    """Two files that differ in processor, speed and cases: a column each, and the lowest of both in words."""
+    first = json.loads(json.dumps(measured[0]))
+    first["environment"]["device"] = "A"
+    second = json.loads(json.dumps(first))
+    second["environment"]["device"] = "B"
+    for result, speed in ((first, 3.0), (second, 2.0)):
+        for number, each in enumerate(result["cases"]):
+            each["ratios"][SDPA].update(times_faster=speed + number, goal=2.5)
+        result["steps"][0].update(times_faster=speed / 2, goal=1.0)
+    del second["cases"][1]
+    text = summary([first, second])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["case", "attention", "goal", "A", "B", "peak MB (sdpa's)"]
+    assert rows[2] == ["1,2,32,8 causal", "topk_sparse:k=4", "2.5", "3.00", "2.00", "-"]
+    assert rows[3] == ["1,2,64,8 causal", "topk_sparse:k=4", "2.5", "4.00", "-", "-"]
+    assert rows[-1] == ["training step: even_pairs, 25 x 40", "topk_sparse:k=5", "1", "1.50", "1.00", "-"]
+    assert "Lowest of all: 2.00 for attention (1,2,32,8 causal, topk_sparse:k=4, on B); 1.00 for training" in text
+    assert text.endswith("Missed goals: 1,2,32,8 causal topk_sparse:k=4 on B.")
+    for result, name in ((first, "a.json"), (second, "b.json")):
+        (tmp_path / name).write_text(json.dumps(result))
+    bench.main(["--summary", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert capsys.readouterr().out == text + "\n"
 
 
 def test_ratios_goals_and_exponents(measured):
@@ -493,11 +553,11 @@ def test_ratios_goals_and_exponents(measured):
 
 def test_tables_are_made_of_the_file(measured, capsys):
     result, printed, folder = measured
-    bench.main(["--table", str(folder / "bench.json")])
+    bench.main(["--table", str(folder / f"{STEM}.json")])
     again = capsys.readouterr().out
     assert again.rstrip("\n") == tables(result)
     assert again.rstrip("\n") in printed
-    assert again.rstrip("\n") in (folder / "bench.md").read_text()
+    assert again.rstrip("\n") in (folder / f"{STEM}.md").read_text()
     assert "| >= 1e-09, >= 1e+09 over eager (" in again
     assert "| yes, missed |" in again
     assert "no claim rests on these numbers" in markdown(result)
@@ -531,7 +591,7 @@ def test_a_run_without_a_plot_says_so(monkeypatch, tmp_path, capsys):
     scaling = [{"name": SDPA, "problem": "n", "quantity": "seconds", "sizes": [1, 2], "values": [1, 2], "exponent": 1}]
     result = {**run(plan(TINY, repeats=1)), "scaling": scaling}
     monkeypatch.setattr(bench, "draw", no_matplotlib)
-    bench.write_results(result, tmp_path)
+    bench.write_results(result, tmp_path, "bench")
     assert "no bench.png: plots need matplotlib" in capsys.readouterr().out
     assert "bench.png" not in (tmp_path / "bench.md").read_text()
 

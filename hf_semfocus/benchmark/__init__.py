@@ -4,9 +4,24 @@
 """
 
 from .correct import IncorrectError
+from .environment import file_stem
 from .plan import Plan, run
 from .plot import draw
-from .report import markdown, remarks, summary, tables
+from .processors import summary
+from .report import markdown, ran_on, remarks, tables
 from .suites import Suite, suite
 
-__all__ = ["IncorrectError", "Plan", "Suite", "draw", "markdown", "remarks", "run", "suite", "summary", "tables"]
+__all__ = [
+    "IncorrectError",
+    "Plan",
+    "Suite",
+    "draw",
+    "file_stem",
+    "markdown",
+    "ran_on",
+    "remarks",
+    "run",
+    "suite",
+    "summary",
+    "tables",
+]

@@ -22,6 +22,7 @@ OURS, SDPA, EAGER, XTRANSFORMERS, FLEX, ADASPLASH = "ours", "sdpa", "eager", "x-
 DENSE = (SDPA, FLEX, ADASPLASH)
 """Contestants that do not depend on the mechanism, so that cases of one shape share them."""
 NOTES = {
+    OURS: "hf_semfocus, on a CPU in float32 whatever the type of the tensors, which are converted",
     SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash backend",
     EAGER: "the same mechanism on dense scores",
     XTRANSFORMERS: "Attend(sparse_topk=k) of x-transformers, which keeps more than k keys where scores tie",

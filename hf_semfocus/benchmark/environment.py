@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,11 +15,18 @@ from .. import machine
 PACKAGES = ("hf_semfocus", "torch", "transformers", "x-transformers", "triton", "adasplash")
 
 
+def file_stem(device: str) -> str:
+    """Name of the results of this machine, without suffix: ``bench_cpu_amd_epyc``."""
+    words = re.sub(r"\(\w+\)|@.*|\b(cpu|processor)\b", " ", _name(device).lower())
+    return "_".join(["bench", device, *re.findall(r"[a-z0-9]+", words)])
+
+
 def environment(device: str) -> dict[str, Any]:
-    """Date, device, threads, load and versions."""
+    """Date, device, instruction sets, threads, load and versions."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
+        "device": _name(device),
+        **({} if device == "cuda" else {"model": machine.cpu_model(), "instruction_sets": machine.instruction_sets()}),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_at_start": load(),
@@ -26,6 +34,10 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": machine.versions(PACKAGES),
     }
+
+
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name()
 
 
 def load() -> float | None:

@@ -29,20 +29,6 @@ def tables(result: Measurements) -> str:
     return "\n\n".join(parts)
 
 
-def summary(result: Measurements) -> str:
-    """The table for the README, in Markdown: cases with a goal, then whole models."""
-    rows = [["case", "attention", "times sdpa's speed", "peak MB (sdpa's)"]]
-    for each in result["cases"]:
-        if "goal" in each["ratios"][SDPA]:
-            shape = each["label"].removesuffix(each["case"]["mechanism"]).strip()
-            peaks = [_megabytes(each["memory"], name) for name in (OURS, SDPA)]
-            faster = f"{each['ratios'][SDPA]['times_faster']:.1f}"
-            rows.append([shape, each["case"]["mechanism"], faster, "{} ({})".format(*peaks)])
-    for each in result["steps"]:
-        rows.append([f"training step: {each['label']}", each["mechanism"], f"{each['times_faster']:.2f}", "-"])
-    return markdown_table(rows)
-
-
 def markdown(result: Measurements, plot: str | None = None) -> str:
     """The tables with the machine, the method, and what was left out.
 
@@ -50,10 +36,8 @@ def markdown(result: Measurements, plot: str | None = None) -> str:
         result: of :func:`hf_semfocus.benchmark.run`, or its JSON.
         plot: file name of the figure, if there is one.
     """
-    where = result["environment"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     paragraphs = [
-        f"# Benchmark on {where['device']}",
+        f"# Benchmark on {result['environment']['device']}",
         tables(result),
         f"Case: batch, heads (query/key), keys, head_dim. Time is the median of {result['repeats']} repetitions in "
         "which all take turns, forward and backward unless it says decode; a ratio above 1 means that ours is faster. "
@@ -70,12 +54,20 @@ def markdown(result: Measurements, plot: str | None = None) -> str:
         paragraphs.append("\n".join(f"- {line}" for line in remarks(result)))
     if plot:
         paragraphs.append(f"![Time and memory against the length]({plot})")
-    paragraphs.append(
+    paragraphs.append(ran_on(result))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def ran_on(result: Measurements) -> str:
+    """When and where the benchmark ran, in a sentence."""
+    where = result["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    processor = "; ".join(filter(None, (where.get("model"), " ".join(where.get("instruction_sets", ())))))
+    return (
         f"Ran on {where['date']} on {where['device']}, {where['threads']} threads of {where['cores']} cores "
         f"(load {where['load_at_start']} at the start, {where.get('load_at_end', 'unknown')} at the end); "
-        f"{where['system']}, Python {where['python']}, {versions}."
+        f"{f'{processor}; ' if processor else ''}{where['system']}, Python {where['python']}, {versions}."
     )
-    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def remarks(result: Measurements) -> list[str]:

@@ -97,13 +97,13 @@ class ModelStep:
 LISTOPS = ModelStep(
     name="listops", task="listops", batch=25, length=600, mechanism="topk_sparse:k=5", goal=1.6, dropout=0.01
 )
-MAIN_JOB = replace(LISTOPS, name="even_pairs", task="even_pairs", length=40, goal=round(1 / 1.15, 3))
+MAIN_JOB = replace(LISTOPS, name="even_pairs", task="even_pairs", length=40, goal=1.05)
 STEPS = (
     LISTOPS,
     replace(LISTOPS, name="listops, padded from 501", shortest=501),
     replace(LISTOPS, name="listops, no dropout", dropout=0.0),
-    ModelStep(name="GPT-2", batch=4, length=512, mechanism="topk_sparse:k=8", goal=1.0),
-    ModelStep(name="GPT-2", batch=1, length=4096, mechanism="topk_sparse:k=8", goal=1.4),
+    ModelStep(name="GPT-2", batch=4, length=512, mechanism="topk_sparse:k=8", goal=1.2),
+    ModelStep(name="GPT-2", batch=1, length=4096, mechanism="topk_sparse:k=8", goal=1.42),
     MAIN_JOB,
 )
 

@@ -4,10 +4,11 @@
     semfocus bench
     semfocus bench --device cuda
     semfocus bench --cases 4096 --mechanisms topk_sparse banded_sparse --no_models
-    semfocus bench --table outputs/bench-cpu/bench.json
+    semfocus bench --table outputs/bench-cpu/bench_cpu_amd_epyc.json
+    semfocus bench --summary recipes/results/bench_cpu_*.json
 
 If a backend is wrong, nothing is timed and the status is 1. Results are printed as tables, with one line of JSON at
-the end, and written to ``--output_dir``: ``bench.json``, ``bench.md``, ``bench.png``.
+the end, and written to ``--output_dir`` as ``.json``, ``.md`` and ``.png`` under the name of the processor or GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +24,20 @@ from typing import Any, Literal
 import torch
 
 from ..backends import BACKENDS
-from ..benchmark import IncorrectError, Plan, Suite, draw, markdown, remarks, run, suite, summary, tables
+from ..benchmark import (
+    IncorrectError,
+    Plan,
+    Suite,
+    draw,
+    file_stem,
+    markdown,
+    ran_on,
+    remarks,
+    run,
+    suite,
+    summary,
+    tables,
+)
 from ..console import check_at_least, check_unset, imports, option, parse
 from ..console.display import watched
 from ..console.errors import program
@@ -48,28 +62,30 @@ class BenchOptions:
     output_dir: str | None = option(
         None, "output folder, whose files are replaced; outputs/bench-cpu or -cuda by default"
     )
-    table: str | None = option(None, "only print the tables of this bench.json")
-    summary: str | None = option(None, "only print the README's table, made from this bench.json")
+    table: str | None = option(None, "only print the tables of these results, a .json file")
+    summary: list[str] = option([], "only print the README's table of these results, a .json file per processor")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         check_at_least("threads", self.threads, 1)
         check_at_least("repeats", self.repeats, 1)
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(f"backend={self.backend!r}; expected one of auto, {', '.join(BACKENDS)}")
-        only = next((name for name in ("table", "summary") if getattr(self, name) is not None), None)
+        only = next((name for name in ("table", "summary") if getattr(self, name)), None)
         if only is not None:
             check_unset(self, [name for name in vars(self) if name != only], f"with {only}={getattr(self, only)!r}")
         elif self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda'; expected cpu, as PyTorch finds no GPU")
 
 
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, write and print; returns the results."""
+def main(args: Sequence[str] | None = None) -> dict[str, Any] | list[dict[str, Any]]:
+    """Measure, write and print; returns the results, a list of those of a summary."""
     [options] = parse(BenchOptions, args=args, about=__doc__)
-    if (saved := options.table or options.summary) is not None:
-        result = read(Path(saved))
-        print(tables(result) if options.table else summary(result))
+    if options.table:
+        print(tables(result := read(Path(options.table))))
         return result
+    if options.summary:
+        print(summary(results := [read(Path(path)) for path in options.summary]))
+        return results
     wanted = suite(options.device, options.quick).select(options.cases, options.mechanisms)
     plan = Plan(
         suite=Suite(wanted.cases) if options.no_models else wanted,
@@ -81,23 +97,24 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         peers=not options.no_peers,
     )
     folder = Path(options.output_dir or f"outputs/bench-{options.device}")
+    stem = file_stem(options.device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         progress = partial(watched, file=sys.stderr)  # stdout is for the results
-        result = run(plan, partial(write_json, folder / "bench.json"), progress)
+        result = run(plan, partial(write_json, folder / f"{stem}.json"), progress)
     except IncorrectError as error:
         sys.exit(f"{program()}: wrong result: {error}")
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written to: {error}") from error
-    write_results(result, folder)
+    write_results(result, folder, stem)
     print(json.dumps(result))
     return result
 
 
-def write_results(result: dict[str, Any], folder: Path) -> None:
-    """Print the tables, and write them and the plot next to the JSON."""
-    plot = folder / "bench.png"
-    lines = remarks(result)
+def write_results(result: dict[str, Any], folder: Path, stem: str) -> None:
+    """Print the tables and the machine, and write them and the plot next to the JSON."""
+    plot = folder / f"{stem}.png"
+    lines = [*remarks(result), ran_on(result)]
     if result["scaling"]:
         try:
             unfinished = plot.with_suffix(f"{UNFINISHED}.png")
@@ -108,7 +125,7 @@ def write_results(result: dict[str, Any], folder: Path) -> None:
     else:
         plot.unlink(missing_ok=True)  # from an earlier run
         lines.append(f"no {plot.name}: no problem was measured at three lengths or more")
-    write_text(folder / "bench.md", markdown(result, plot.name if plot.exists() else None))
+    write_text(folder / f"{stem}.md", markdown(result, plot.name if plot.exists() else None))
     print(tables(result), *lines, f"written to {folder}", sep="\n")
 
 
@@ -121,7 +138,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is not the bench.json of a run: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a result of this benchmark: {error}") from error
     if not isinstance(result, dict) or "cases" not in result:
-        raise ValueError(f"{str(path)!r} is not the bench.json of a run")
+        raise ValueError(f"{str(path)!r} is not a result of this benchmark")
     return result
