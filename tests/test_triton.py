@@ -6,6 +6,7 @@ the environment variable that would make the backend accept tensors on the CPU.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -382,6 +383,80 @@ def test_dropout_drops_the_same_weights_in_backward():
     assert not torch.equal(other, out)
 
 
+def steps_of_programs(attention, call, monkeypatch):
+    """The most steps over entries that a program of each launch of ``_gather`` takes, in the interpreter."""
+    launches, steps, place, run = 0, {}, attention.place, attention._gather.run
+
+    def launched(*given, **options):
+        nonlocal launches
+        launches += 1
+        return run(*given, **options)
+
+    def counted(*given):
+        program = (launches, int(attention.tl.program_id(0).handle.data.item()))
+        steps[program] = steps.get(program, 0) + 1
+        return place(*given)
+
+    monkeypatch.setattr(attention._gather, "run", launched)
+    monkeypatch.setattr(attention, "place", counted)
+    call()
+    return {
+        number: max(count for (launch, _), count in steps.items() if launch == number)
+        for number in range(1, launches + 1)
+    }
+
+
+@runs_kernels
+def test_many_queries_that_keep_one_key_share_the_work_on_its_gradient(monkeypatch):
+    """A hub key, kept by every query beside keys of their own, some with empty slots."""
+    from hf_semfocus.backends.lists.triton import attention, function
+
+    monkeypatch.setattr(attention, "CHUNK_STEPS", 2)
+    queries, keys, k = 90, 40, 3
+    at = problem(2, 2, 1, queries, keys, dim=6, value_dim=5)
+    index = torch.randint(-1, keys, (2, 2, queries, k), dtype=torch.int32, device=DEVICE)
+    index[..., 1] = 7
+    grad = torch.randn(2, 2, queries, 5, device=DEVICE)
+
+    def gradients():
+        return torch.autograd.grad(function.attend(at, index), (at.key, at.value), grad)
+
+    ours = gradients()
+    assert all(map(torch.equal, ours, gradients()))
+    if INTERPRETED:
+        assert steps_of_programs(attention, gradients, monkeypatch) == {1: 2, 2: 2}
+
+    exact = [torch.zeros(t.shape, dtype=torch.float64) for t in (at.key, at.value)]
+    q, key, value = (t.detach().double().cpu() for t in (at.query, at.key, at.value))
+    for b, h, i in itertools.product(range(2), range(2), range(queries)):
+        kept = [j for j in index[b, h, i].tolist() if j >= 0]
+        up = grad[b, h, i].double().cpu()
+        weights = torch.stack([q[b, h, i] @ key[b, 0, j] * at.scale for j in kept]).softmax(0)
+        slopes = torch.stack([value[b, 0, j] @ up for j in kept])
+        for j, weight, slope in zip(kept, weights, weights * (slopes - weights @ slopes), strict=True):
+            exact[0][b, 0, j] += slope * at.scale * q[b, h, i]
+            exact[1][b, 0, j] += weight * up
+    for found, true in zip(ours, exact, strict=True):
+        torch.testing.assert_close(found.double().cpu(), true, rtol=1e-4, atol=1e-4)
+
+
+@needs_triton
+def test_chunks_cover_every_run_once_and_are_of_bounded_size():
+    from hf_semfocus.backends.lists.triton import attention
+
+    lengths = [0, 1, 8, 9, 0, 64 << 10, 16, 17, 0]
+    begin = torch.tensor([0, *itertools.accumulate(lengths)])
+    # the last entries belong to no run
+    start, end, more, chunk_start, chunk_end = attention.chunks(begin, int(begin[-1]) + 5, 8)
+    assert len(chunk_start) == (int(begin[-1]) + 5) // 8
+    for i, (first, last) in enumerate(itertools.pairwise(begin.tolist())):
+        parts = [(start[i], end[i]), *((chunk_start[c], chunk_end[c]) for c in range(more[i], more[i + 1]))]
+        assert [entry for a, b in parts for entry in range(a, b)] == list(range(first, last))
+        assert all(b - a <= 8 for a, b in parts)
+    assert (chunk_start[more[-1] :] == chunk_end[more[-1] :]).all()
+    assert more[6] - more[5] == (64 << 10) // 8 - 1
+
+
 @runs_kernels
 def test_gradients_are_the_same_every_time():
     at = problem(causal=True, dtype=HALVES[0])
@@ -391,6 +466,38 @@ def test_gradients_are_the_same_every_time():
         out, _ = backend.attend(mechanism, at)
         runs.append(torch.autograd.grad(out.sin().sum(), leaves(at)))
     assert all(map(torch.equal, *runs))
+
+
+@runs_kernels
+def test_a_graph_drops_other_weights_whenever_it_runs(monkeypatch):
+    """The seed is drawn on the device and read by the kernels, never by the host, which a CUDA graph would freeze."""
+    from hf_semfocus.backends.lists.triton import function, operators
+
+    at = problem(1, 2, 2, 12, dim=8, dropout_p=0.5)
+    index = torch.arange(12, dtype=torch.int32, device=DEVICE).expand(1, 2, 12, 12).contiguous()
+    inputs = (at.query, at.key, at.value, None, index, at.scale, at.dropout_p)
+
+    def attend(query, key, value):
+        seed = operators.draw_seed(at)
+        return operators.attend(query, key, value, None, index, at.scale, at.dropout_p, seed)[0]
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    for call in (lambda: compiled(*leaves(at)), lambda: function.attend(at, index)):
+        torch.manual_seed(3)
+        outputs = [call(), call()]
+        assert not torch.equal(*outputs)
+        torch.manual_seed(3)
+        assert torch.equal(call(), outputs[0])
+
+    for name in ("item", "__int__", "__index__", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *given: pytest.fail("the host read a number"))
+    seed = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    seen = []
+    for number in (0, 1, 0):
+        output, _ = operators.attend(*inputs, seed.fill_(number))
+        seen.append([output, *torch.autograd.grad(output.sum(), leaves(at))])
+    assert not any(map(torch.equal, seen[0], seen[1]))
+    assert all(map(torch.equal, seen[0], seen[2]))
 
 
 STATIC = {
@@ -498,7 +605,7 @@ def test_operators_are_as_they_declare():
     mask = torch.rand(2, 1, 7, 9, device=DEVICE) < 0.7
     selected = (query, key, 3, 0.4, 1, mask, 2)
     torch.library.opcheck(operators.select, selected)
-    index, seed = operators.select(*selected), torch.tensor(5)
+    index, seed = operators.select(*selected), torch.tensor(5, device=DEVICE)
     inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
     attended = (*inputs, sinks, index, 0.4, 0.2, seed)
     torch.library.opcheck(operators.attend, attended)

@@ -56,7 +56,7 @@ def attend(problem: Problem, index: Tensor, bias: None, return_weights: bool) ->
     if torch.compiler.is_compiling():
         inputs = (problem.query, problem.key, problem.value, problem.sinks)
         index = index.expand(*problem.shape[:2], -1, -1)
-        seed = torch.randint(2**31 - 1, (), device="cpu")
+        seed = operators.draw_seed(problem)
         return operators.attend(*inputs, index, problem.scale, problem.dropout_p, seed)[0], None
     from . import function
 

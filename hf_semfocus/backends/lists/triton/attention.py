@@ -11,12 +11,22 @@ Tested in Triton's interpreter and compiled ahead of time, not yet measured on a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .common import gathered_tile, padded, place, vectors
+
+# Steps that a program of the keys' gradients takes over the entries of one key; the rest is for other programs. With
+# eight entries a step, a key of 64k entries takes 64 steps and 16 to add the parts.
+CHUNK_STEPS = 64
+# Entries of a key at a time, at least.
+LEAST_RUN = 8
 
 
 def _constants(query: Tensor, value: Tensor, k: int, dropout_p: float) -> dict[str, int | bool]:
@@ -39,7 +49,7 @@ def forward(
     sinks: Tensor | None,
     scale: float,
     dropout_p: float,
-    seed: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to the keys ``index``.
 
@@ -51,7 +61,8 @@ def forward(
         sinks: floating ``[heads]``, one more logit in the softmax, or None.
         scale: factor of the scores.
         dropout_p: probability that a weight is dropped.
-        seed: what decides, with an entry's place in ``index``, which weights are dropped.
+        seed: int64 ``[]`` on the device: with an entry's place in ``index`` it decides which weights are dropped.
+            A tensor, so that a captured graph reads it anew whenever it runs. None without dropout.
 
     Returns:
         ``(output, lse)``: ``[batch, heads, queries, value_dim]`` in the type of ``value``, and the logarithm of the
@@ -97,23 +108,23 @@ def backward(
     lse: Tensor,
     scale: float,
     dropout_p: float,
-    seed: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients with respect to query, key, value and sinks; see :func:`forward`.
 
-    What the queries give a key is summed in a fixed order, after sorting the entries by key.
+    What the queries give a key is summed in a fixed order, after sorting the entries by key; where many queries keep
+    one key, in chunks by several programs.
 
     Args:
         grad: gradient of the output, last dimension contiguous.
     """
-    batch, heads, queries, k = index.shape
-    kv_heads, keys = key.shape[1:3]
+    _, heads, queries, k = index.shape
     rows, entries = gathered_tile(k, query.shape[-1], value.shape[-1])
     weight = query.new_empty(index.shape, dtype=torch.float32)
     grad_weight = torch.empty_like(weight)
     delta = torch.empty_like(lse)
     grad_query = query.new_empty(query.shape)
-    settings = (scale, dropout_p, seed, lse.numel(), heads, heads // kv_heads, queries)
+    settings = (scale, dropout_p, seed, lse.numel(), heads, heads // key.shape[1], queries)
     constants = _constants(query, value, k, dropout_p)
     _backward_query[(triton.cdiv(lse.numel(), rows),)](
         query,
@@ -143,30 +154,80 @@ def backward(
 
     saved = (query, grad, weight, grad_weight, delta)
     strides = (*query.stride()[:3], *grad.stride()[:3])
-    # number of the key every entry points to, counted through batch and heads; last what points to none
+    grad_key, grad_value = _sum_by_key(saved, key, value, index, settings, strides, constants)
+    return grad_query, grad_key, grad_value, grad_sinks
+
+
+def _sum_by_key(
+    saved: tuple[Tensor, ...],
+    key: Tensor,
+    value: Tensor,
+    index: Tensor,
+    settings: tuple[Any, ...],
+    strides: tuple[int, ...],
+    constants: dict[str, int | bool],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the keys and values."""
+    batch, kv_heads, keys, head_dim = key.shape
     total = batch * kv_heads * keys
-    column = index.view(batch * kv_heads, heads // kv_heads * queries * k)
+    # number of the key every entry points to, counted through batch and heads; last what points to none
+    column = index.view(batch * kv_heads, -1)
     first = torch.arange(0, total, keys, device=index.device, dtype=torch.int32).view(-1, 1)
     number, order = torch.where(column < 0, total, first + column).flatten().sort(stable=True)
     begin = torch.searchsorted(number, torch.arange(total + 1, device=index.device, dtype=number.dtype))
-    grad_key, grad_value = key.new_empty(key.shape), value.new_empty(value.shape)
-    runs, entries = gathered_tile(max(1, index.numel() // max(1, total)), query.shape[-1], value.shape[-1])
-    _gather[(triton.cdiv(total, runs),)](
-        *saved, order, begin, grad_key, grad_value, *settings, total, *strides, **constants, R=runs, E=entries,
-        num_warps=4,
-    )  # fmt: skip
-    return grad_query, grad_key, grad_value, grad_sinks
+    entries = index.numel()
+    rows, at_a_time = gathered_tile(max(LEAST_RUN, entries // max(1, total)), head_dim, value.shape[-1])
+
+    def gather(start: Tensor, end: Tensor, parts: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> Any:
+        runs = len(start)
+        sums = [tensor.new_empty((runs, tensor.shape[-1]), dtype=dtype) for tensor in (key, value)]
+        _gather[(triton.cdiv(runs, rows),)](
+            *saved, order, start, end, *parts, *sums, *settings, runs, *strides, **constants, R=rows, E=at_a_time,
+            num_warps=4,
+        )  # fmt: skip
+        return sums
+
+    parts: Sequence[Tensor | None] = (None, None, None)
+    start, end, more, chunk_start, chunk_end = chunks(begin, entries, CHUNK_STEPS * at_a_time)
+    if len(chunk_start):
+        parts = more, *gather(chunk_start, chunk_end, parts, torch.float32)
+    grad_key, grad_value = gather(start, end, parts)
+    return grad_key.view(key.shape), grad_value.view(value.shape)
+
+
+def chunks(begin: Tensor, entries: int, size: int) -> tuple[Tensor, ...]:
+    """Cut the runs ``begin[i]:begin[i + 1]`` into a first part and chunks, each of at most ``size`` entries.
+
+    Sizes of the results do not depend on data, so nothing synchronizes with the device.
+
+    Args:
+        begin: int64 ``[runs + 1]``, increasing.
+        entries: upper limit of its last number.
+        size: entries of a chunk.
+
+    Returns:
+        ``(start, end, more, chunk_start, chunk_end)``: the first part of every run, int64 ``[runs]``; which chunks
+        the rest of run ``i`` is, ``more[i]:more[i + 1]``; and the entries of every chunk, some of the last empty,
+        int64 ``[entries // size]``.
+    """
+    start, end = begin[:-1], begin[1:]
+    more = F.pad(torch.cumsum((end - start - 1).clamp(min=0) // size, 0), (1, 0))
+    number = torch.arange(entries // size, device=begin.device)
+    # beyond the last chunk the run is past the end, where nothing is left
+    run = torch.searchsorted(more[1:], number, right=True).clamp(max=len(start) - 1)
+    chunk_start = torch.minimum(start[run] + (number - more[run] + 1) * size, end[run])
+    return start, torch.minimum(start + size, end), more, chunk_start, torch.minimum(chunk_start + size, end[run])
 
 
 @triton.jit
 def _drop(weight, entry, dropout_p, seed, DROPOUT: tl.constexpr):
     """Dropout of the weights (or their gradients) of these entries, the same in every call."""
     if DROPOUT:
-        weight = tl.where(tl.rand(seed, entry) >= dropout_p, weight / (1 - dropout_p), 0.0)
+        weight = tl.where(tl.rand(tl.load(seed), entry) >= dropout_p, weight / (1 - dropout_p), 0.0)
     return weight
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _forward(
     query, key, value, index, sinks, output, lse, scale, dropout_p, seed, rows, heads, groups, queries,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
@@ -213,7 +274,7 @@ def _forward(
     tl.store(lse + row, tl.where(empty, 0.0, highest + tl.log(total)), mask=real)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _backward_query(
     query, key, value, grad, index, lse, grad_query, weights, grad_weights, deltas,
     scale, dropout_p, seed, rows, heads, groups, queries,
@@ -262,19 +323,22 @@ def _backward_query(
     tl.store(grad_query + where, result.to(grad_query.dtype.element_ty), mask=real[:, None] & (dim < D)[None, :])
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _gather(
-    query, grad, weights, grad_weights, deltas, order, begin, grad_key, grad_value,
-    scale, dropout_p, seed, rows, heads, groups, queries, keys,
+    query, grad, weights, grad_weights, deltas, order, starts, ends, more, parts_key, parts_value,
+    sums_key, sums_value, scale, dropout_p, seed, rows, heads, groups, queries, runs,
     q_b, q_h, q_n, g_b, g_h, g_n,
     K: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, V: tl.constexpr, VDIM: tl.constexpr,
     DROPOUT: tl.constexpr, R: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of ``R`` keys and values: sums over the entries that point to them, ``order[begin:next begin]``."""
-    key = tl.program_id(0) * R + tl.arange(0, R)
-    real = key < keys
-    start = tl.load(begin + key, mask=real, other=0)
-    end = tl.load(begin + key + 1, mask=real, other=0)
+    """What the entries ``order[start:end]`` give their key and value, for ``R`` runs of entries of one key each.
+
+    With ``more`` the parts ``more[i]:more[i + 1]`` are added to run ``i``.
+    """
+    run = tl.program_id(0) * R + tl.arange(0, R)
+    real = run < runs
+    start = tl.load(starts + run, mask=real, other=0)
+    end = tl.load(ends + run, mask=real, other=0)
     sum_key = tl.zeros([R, DIM], tl.float32)
     sum_value = tl.zeros([R, VDIM], tl.float32)
     for first in range(0, tl.max(end - start, 0), E):
@@ -290,9 +354,17 @@ def _gather(
         sum_key += tl.sum(grad_score[:, :, None] * q, 1)
         g = vectors(grad + batch * g_b + head * g_h + number * g_n, used, V, VDIM)
         sum_value += tl.sum(_drop(weight, entry, dropout_p, seed, DROPOUT)[:, :, None] * g, 1)
+    if more is not None:
+        start = tl.load(more + run, mask=real, other=0)
+        end = tl.load(more + run + 1, mask=real, other=0)
+        for first in range(0, tl.max(end - start, 0), E):
+            at = start[:, None] + first + tl.arange(0, E)[None, :]
+            used = at < end[:, None]
+            sum_key += tl.sum(vectors(parts_key + at * D, used, D, DIM), 1)
+            sum_value += tl.sum(vectors(parts_value + at * V, used, V, VDIM), 1)
     dim = tl.arange(0, DIM)
-    where = key[:, None].to(tl.int64) * D + dim[None, :]
-    tl.store(grad_key + where, sum_key.to(grad_key.dtype.element_ty), mask=real[:, None] & (dim < D)[None, :])
+    where = run[:, None].to(tl.int64) * D + dim[None, :]
+    tl.store(sums_key + where, sum_key.to(sums_key.dtype.element_ty), mask=real[:, None] & (dim < D)[None, :])
     dim = tl.arange(0, VDIM)
-    where = key[:, None].to(tl.int64) * V + dim[None, :]
-    tl.store(grad_value + where, sum_value.to(grad_value.dtype.element_ty), mask=real[:, None] & (dim < V)[None, :])
+    where = run[:, None].to(tl.int64) * V + dim[None, :]
+    tl.store(sums_value + where, sum_value.to(sums_value.dtype.element_ty), mask=real[:, None] & (dim < V)[None, :])

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....attention.problem import Problem
 from ... import tracing
 from .. import gather
-from . import attention
+from . import attention, operators
 
 
 class _Attention(torch.autograd.Function):
@@ -22,7 +22,7 @@ class _Attention(torch.autograd.Function):
         value: Tensor,
         sinks: Tensor | None,
         index: Tensor,
-        settings: tuple[float, float, int],
+        settings: tuple[float, float, Tensor | None],
     ) -> Tensor:
         with torch.cuda.device_of(query):
             output, lse = attention.forward(query, key, value, index, sinks, *settings)
@@ -55,8 +55,6 @@ class _Attention(torch.autograd.Function):
 
 def attend(problem: Problem, index: Tensor) -> Tensor:
     """See :meth:`hf_semfocus.backends.lists.Kernels.attend`."""
-    # drawn on the CPU, where it costs no synchronization; checkpointing restores this generator too
-    seed = int(torch.randint(2**31 - 1, (), device="cpu")) if problem.dropout_p else 0
     index = index.expand(*problem.shape[:2], -1, -1).contiguous()
     inputs = (problem.query, problem.key, problem.value, problem.sinks)
-    return _Attention.apply(*inputs, index, (problem.scale, problem.dropout_p, seed))
+    return _Attention.apply(*inputs, index, (problem.scale, problem.dropout_p, operators.draw_seed(problem)))

@@ -41,14 +41,14 @@ def attend(
     index: Tensor,
     scale: float,
     dropout_p: float,
-    seed: Tensor,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`.attention.forward`; ``seed`` is an integer on the CPU, drawn anew whenever a graph runs."""
+    """See :func:`.attention.forward`."""
     from . import attention
 
     query, key, value = map(_dense, (query, key, value))
     with torch.cuda.device_of(query):
-        return attention.forward(query, key, value, index.contiguous(), sinks, scale, dropout_p, int(seed))
+        return attention.forward(query, key, value, index.contiguous(), sinks, scale, dropout_p, seed)
 
 
 @attend.register_fake
@@ -68,7 +68,7 @@ def attend_backward(
     lse: Tensor,
     scale: float,
     dropout_p: float,
-    seed: Tensor,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See :func:`.attention.backward`; the gradient of the sinks is empty where there are none."""
     from . import attention
@@ -76,7 +76,7 @@ def attend_backward(
     grad_output, query, key, value = map(_dense, (grad_output, query, key, value))
     given = (grad_output, query, key, value, index.contiguous(), sinks, lse.contiguous())
     with torch.cuda.device_of(query):
-        *grads, grad_sinks = attention.backward(*given, scale, dropout_p, int(seed))
+        *grads, grad_sinks = attention.backward(*given, scale, dropout_p, seed)
     grads = [grad.contiguous() for grad in grads]
     return *grads, query.new_empty(0) if grad_sinks is None else grad_sinks
 
@@ -87,6 +87,11 @@ def _(
 ) -> tuple[Tensor, ...]:
     grads = (tensor.new_empty(tensor.shape) for tensor in (query, key, value))
     return *grads, query.new_empty(0) if sinks is None else torch.empty_like(sinks)
+
+
+def draw_seed(problem: Problem) -> Tensor | None:
+    """A seed for the dropout of one call, by the device's generator, which graphs and checkpointing restore."""
+    return torch.randint(2**31 - 1, (), device=problem.query.device) if problem.dropout_p else None
 
 
 def _dense(tensor: Tensor) -> Tensor:
