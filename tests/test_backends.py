@@ -320,6 +320,30 @@ def test_flex_attention_gets_the_pattern(spec, causal, kind):
     torch.testing.assert_close(ours, true, rtol=0, atol=2e-6)
 
 
+def test_flex_attention_is_compiled_for_few_lengths_and_never_in_silence_dense(monkeypatch):
+    graphs = []
+
+    def compiler(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = flex._functions("any", compiler)
+    monkeypatch.setattr(flex, "_functions", lambda device: compiled)
+    for number, length in enumerate((130, 200, 333, 500)):
+        mechanism, made = problem("banded_sparse:window=5", None, True, length)
+        ours, _ = flex.attend(mechanism, made)
+        torch.testing.assert_close(ours, eager.attend(mechanism, made)[0], rtol=0, atol=2e-6)
+        if number == 2:
+            enough = len(graphs)
+    assert len(graphs) == enough <= 6
+
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    with pytest.raises(RuntimeError, match=r"'flex' is compiled for 3 combinations.*strided_sparse.*recompile_limit"):
+        for window in range(1, 5):
+            flex.attend(*problem(f"strided_sparse:window={window},stride=3", None, True, 130))
+
+
 def test_flex_attention_says_what_it_cannot_do():
     q, k, v = torch.randn(3, 1, 1, 60, 16)
     bias = torch.randn(60, 60)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from ..attention.positions import Positions
@@ -32,16 +33,36 @@ LIMITS = Limits(
 
 
 def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> tuple[Tensor, None]:
-    """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False."""
+    """See :func:`hf_semfocus.backends.attend`; ``return_weights`` must be False.
+
+    Raises:
+        RuntimeError: PyTorch compiles no more of the shapes and patterns of this process.
+    """
     query, key, value = problem.query, problem.key, problem.value
-    run = _compiled() if query.device.type == "cuda" else flex_attention
     gqa = query.shape[1] != key.shape[1]
-    return run(query, key, value, block_mask=_mask(mechanism, problem), scale=problem.scale, enable_gqa=gqa), None
+    _, run = _functions(query.device.type)
+    try:
+        mask = _mask(mechanism, problem)
+        return run(query, key, value, block_mask=mask, scale=problem.scale, enable_gqa=gqa), None
+    except FailOnRecompileLimitHit as error:
+        raise RuntimeError(
+            f"backend 'flex' is compiled for {torch._dynamo.config.recompile_limit} combinations of patterns and "
+            f"kinds of inputs already, {mechanism.spec} would be one more; expected a higher "
+            "torch._dynamo.config.recompile_limit, or backend='gather'"
+        ) from error
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+@lru_cache
+def _functions(device: str, backend: str | Callable[..., Any] = "inductor") -> tuple[Callable[..., Any], ...]:
+    """``create_block_mask`` and ``flex_attention``, compiled where they would else hold all pairs of positions.
+
+    Lengths become symbols as soon as they vary. ``fullgraph`` makes an error of what would else be computed without
+    compilation: more recompilations than PyTorch allows.
+    """
+    functions = create_block_mask, flex_attention
+    if device == "cpu":
+        return functions
+    return tuple(torch.compile(function, fullgraph=True, backend=backend) for function in functions)
 
 
 @once_per_mask(remembered=2)  # the memo keeps the mask alive
@@ -67,7 +88,8 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
     batch, heads, queries, keys = problem.shape
     shared = (1, 1) if mask is None else mask.shape
     sizes = (batch if shared[0] > 1 else None, heads if shared[1] > 1 else None)
-    return create_block_mask(keeps, *sizes, queries, keys, device=problem.query.device)
+    make, _ = _functions(problem.query.device.type)
+    return make(keeps, *sizes, queries, keys, device=problem.query.device)
 
 
 def _at(tensor: Tensor, *where: Tensor) -> Tensor:
