@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -19,17 +20,18 @@ def constant_in_graphs(make: Callable[..., Made]) -> Callable[..., Made]:
     A graph reads no more than the fields of a constant object, so it is given a key, a string, under which it finds
     the object itself. The arguments must tell one result from another by their ``repr``.
     """
-    made: dict[str, Made] = {}
+    made = SimpleNamespace()  # a dict would be to a graph what it was when the graph first read it
 
     @torch.compiler.assume_constant_result
     def keep(*args: Any) -> str:
-        made[key := repr(args)] = make(*args)
-        if len(made) > REMEMBERED:
-            del made[next(iter(made))]
+        key = f"_{repr(args).encode().hex()}"  # attributes that graphs read have no dots
+        setattr(made, key, make(*args))
+        if len(vars(made)) > REMEMBERED:
+            delattr(made, next(iter(vars(made))))
         return key
 
     @wraps(make)
     def call(*args: Any) -> Made:
-        return made[keep(*args)] if torch.compiler.is_compiling() else make(*args)
+        return getattr(made, keep(*args)) if torch.compiler.is_compiling() else make(*args)
 
     return call
