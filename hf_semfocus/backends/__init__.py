@@ -16,7 +16,7 @@ from ..attention.problem import Problem
 from ..mechanisms import Mechanism
 from ..messages import shown
 from ..tables import html_table
-from . import chunked, eager, flex, tracing
+from . import chunked, eager, flex, sdpa, tracing
 from .limits import Limits, budget
 from .lists import ListBackend, gather, native, triton
 
@@ -37,6 +37,7 @@ BACKENDS: dict[str, Backend] = {
     "native": ListBackend(native),
     "triton": ListBackend(triton),
     "flex": flex,
+    "sdpa": sdpa,
     "gather": ListBackend(gather),
     "chunked": chunked,
     "eager": eager,
@@ -149,7 +150,7 @@ def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tup
         over_lists = isinstance(backend, ListBackend)
         compiled = over_lists and backend.compiled
         if (
-            (small and not compiled)
+            (small and not compiled and backend is not sdpa)
             or (compiling and not backend.LIMITS.in_graphs)
             or not backend.LIMITS.allow(mechanism, problem, return_weights)
         ):

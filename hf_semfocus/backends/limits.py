@@ -21,8 +21,8 @@ class Limits:
     """The limits of a backend; by default there are none.
 
     Attributes:
-        keeps: the kept keys it supports: those of any mechanism, ``"lists"`` of bounded length, or a ``"pattern"``
-            of positions. The latter two support softmax weights and gradients of kept keys only.
+        keeps: the kept keys it supports: those of any mechanism, ``"lists"`` of bounded length, a ``"pattern"`` of
+            positions, or ``"all"``. The latter three support softmax weights and gradients of kept keys only.
         devices: types of devices; None for all.
         elsewhere: addition to the message about a device: what would allow others.
         dtypes: types of the queries; None for all.
@@ -43,7 +43,7 @@ class Limits:
         load: loads what it needs and returns None, or why that failed; called when all other checks pass.
     """
 
-    keeps: Literal["any", "lists", "pattern"] = "any"
+    keeps: Literal["any", "lists", "pattern", "all"] = "any"
     devices: tuple[str, ...] | None = None
     elsewhere: str = ""
     dtypes: tuple[torch.dtype, ...] | None = None
@@ -89,6 +89,8 @@ class Limits:
         if 0 in problem.shape:
             if not self.empty:
                 yield lambda: "there is nothing to attend"
+        elif self.keeps == "all" and (mechanism.selects or mechanism.positional):
+            yield lambda: f"{mechanism.name} keeps some keys; expected full attention"
         elif self.keeps == "pattern" and mechanism.selects:
             yield lambda: f"{mechanism.name} selects keys; expected a static pattern"
         elif self.keeps == "pattern" and not mechanism.positional:
