@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import mechanisms
 from ..hf.configs import LOADED
-from ..hf.settings import DEEPEST, has_ours, is_ours, names_in, resolve
+from ..hf.settings import DEEPEST, TABLES, has_ours, is_ours, names_in, resolve
+from ..hf.switching import tables_of
 from ..messages import shown
 
 FILE = "adapter_config.json"
@@ -39,8 +40,9 @@ def entry_of(model: Any) -> dict[str, Any] | None:
     attention = attention_of(model.config) or (DENSE if hasattr(model.config, LOADED) else None)
     if attention is None:
         return None
-    labels = model.config.id2label
-    return {"attention": attention} | ({} if unnamed(labels) else {"id2label": dict(labels)})
+    labels, tables = model.config.id2label, tables_of(model.config)
+    named = {} if unnamed(labels) else {"id2label": dict(labels)}
+    return {"attention": attention} | ({"tables": tables} if tables else {}) | named
 
 
 def checked(entry: Any) -> dict[str, Any] | None:
@@ -51,17 +53,18 @@ def checked(entry: Any) -> dict[str, Any] | None:
     """
     if entry is None:
         return None
-    if not isinstance(entry, dict) or not {"attention"} <= set(entry) <= {"attention", "id2label"}:
+    if not isinstance(entry, dict) or not {"attention"} <= set(entry) <= {"attention", "tables", "id2label"}:
         raise ValueError(f"{FILE}: {ENTRY}={shown(entry)}; expected a dict such as {{'attention': 'topk_sparse:k=8'}}")
-    labels = entry.get("id2label")
-    if labels is None:
-        return {"attention": _stated(entry["attention"])}
+    found = {"attention": _stated(entry["attention"])}
+    if (tables := entry.get("tables")) is not None:
+        if not isinstance(tables, dict) or not all(isinstance(t, dict) and {*t} <= {*TABLES} for t in tables.values()):
+            raise ValueError(f"{FILE}: tables={shown(tables)}; expected layers and heads by part of the model")
+        found["tables"] = tables
+    if (labels := entry.get("id2label")) is None:
+        return found
     if not isinstance(labels, dict) or not all(str(k).isdecimal() and isinstance(v, str) for k, v in labels.items()):
         raise ValueError(f"{FILE}: id2label={shown(labels)}; expected names of numbered classes")
-    return {
-        "attention": _stated(entry["attention"]),
-        "id2label": {int(number): name for number, name in labels.items()},
-    }
+    return found | {"id2label": {int(number): name for number, name in labels.items()}}
 
 
 def _stated(attention: Any, depth: int = DEEPEST) -> str | dict[str, Any]:

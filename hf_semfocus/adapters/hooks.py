@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..hf.configs import LOADED
 from ..hf.patches import IMPLICIT
 from ..hf.settings import names_in
-from ..hf.switching import configure
+from ..hf.switching import Tables, configure, set_tables, tables_of
 from ..hf.wrapping import when_imported, wrap
 from ..messages import shown
 from .entry import DENSE, ENTRY, FILE, attention_of, checked, entry_of, unnamed
@@ -86,14 +86,13 @@ def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
     Raises:
         ValueError: the model cannot have the attention.
     """
-    wanted = entry["attention"]
+    wanted = _with_tables(entry["attention"], entry.get("tables"))
     trained = f"the adapter {shown(where)} was trained with the attention {wanted!r}"
     if not isinstance(model, PreTrainedModel):
         warnings.warn(f"{trained}, which a {type(model).__name__} cannot be given", stacklevel=4)
         return
     _name_classes(model.config, entry.get("id2label"))
-    now = attention_of(model.config) or DENSE
-    if now == wanted:
+    if (now := _now(model)) == wanted:
         return
     if _was_chosen(model):
         warnings.warn(
@@ -102,21 +101,33 @@ def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
             stacklevel=4,
         )
         return
-    set_attention(model, wanted)
-    if (now := attention_of(model.config) or DENSE) != wanted:
+    set_attention(model, entry)
+    if (now := _now(model)) != wanted:
         raise ValueError(f"{trained}; the {type(model).__name__} it is for has no such parts, only {shown(now)}")
 
 
-def set_attention(model: PreTrainedModel, attention: str | dict[str, Any]) -> None:
-    """Give a model, or its parts, the attention of an adapter.
+def set_attention(model: PreTrainedModel, entry: Mapping[str, Any]) -> None:
+    """Give a model, or its parts, the attention of an adapter's entry.
 
     Raises:
         ValueError: the model cannot have it.
     """
+    attention = entry["attention"]
     if isinstance(attention, str):
         configure(model, attention)
     else:
         model.set_attn_implementation(_without_dense(attention))
+    if tables := entry.get("tables"):
+        set_tables(model, tables)
+
+
+def _now(model: PreTrainedModel) -> Any:
+    return _with_tables(attention_of(model.config) or DENSE, tables_of(model.config))
+
+
+def _with_tables(attention: str | dict[str, Any], tables: Tables | None) -> Any:
+    """An attention beside its names by layer and head, where there are any."""
+    return (attention, tables) if tables else attention
 
 
 def _was_chosen(model: PreTrainedModel) -> bool:
@@ -165,7 +176,8 @@ def _check_hotswap(original: Callable[..., None], now: PeftConfig, new: PeftConf
         ValueError: names both.
     """
     original(now, new)
-    before, after = ((stored_entry(config) or {}).get("attention", DENSE) for config in (now, new))
+    entries = [stored_entry(config) or {"attention": DENSE} for config in (now, new)]
+    before, after = (_with_tables(entry["attention"], entry.get("tables")) for entry in entries)
     if hasattr(now, ENTRY_ATTRIBUTE) and before != after:
         raise ValueError(
             f"the adapters were trained with the attentions {before!r} and {after!r}; expected the same to hotswap, "

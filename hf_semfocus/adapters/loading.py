@@ -72,7 +72,7 @@ def load_adapter(
         )
     if base is None or isinstance(base, str):
         base = _load_base(where, base, config, entry, secret)
-    set_attention(base, entry["attention"])
+    set_attention(base, entry)
     return PeftModel.from_pretrained(base, str(folder), **kwargs)
 
 

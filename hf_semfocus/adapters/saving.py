@@ -17,22 +17,21 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def save(model: PeftModel, attentions: list[str], folder: Path, base_model: str | None, offline: bool) -> None:
+def save(model: PeftModel, folder: Path, base_model: str | None, offline: bool) -> None:
     """Write an adapter with the attention of its base model.
 
     Args:
         model: a model with one adapter.
-        attentions: the sparse attentions in use.
         folder: the output folder.
         base_model: Hub name of the base model; by default the one that the adapter names, unless it is a local folder.
         offline: keep PEFT from asking the Hub whether the base model's vocabulary was smaller.
 
     Raises:
-        ValueError: several adapters, or several attentions.
+        ValueError: several adapters.
     """
     names = list(model.peft_config)
-    if len(names) != 1 or len(attentions) != 1:
-        raise ValueError(f"the model has adapters {names} and attentions {attentions}; expected one of each")
+    if len(names) != 1:
+        raise ValueError(f"the model has the adapters {names}; expected one")
     with patch_environment(**({"HF_HUB_OFFLINE": "1"} if offline else {})):
         model.save_pretrained(folder)
     if (inner := folder / names[0]).is_dir():  # where PEFT saves an adapter that is not named "default"

@@ -54,23 +54,23 @@ def _measure(
         counts = real[:, :, start:stop] & (rows.visible_count > 0)
         if of_queries:
             values = torch.stack([each.function(rows).double() for each in of_queries])
-            _add(found, [each.name for each in of_queries], values, counts)
+            _add(found, [each.name for each in of_queries], values, counts, problem.heads)
         if of_keys:
             degree += (rows.kept & counts.unsqueeze(-1)).sum(-2)
             seen |= (rows.visible & counts.unsqueeze(-1)).any(-2)
         start = stop
     if of_keys and (k := mechanism.budget(keys)):
         values = torch.stack([each.function(degree.double(), k) for each in of_keys])
-        _add(found, [each.name for each in of_keys], values, seen)
+        _add(found, [each.name for each in of_keys], values, seen, problem.heads)
 
 
-def _add(found: Values, names: Sequence[str], values: Tensor, counts: Tensor) -> None:
+def _add(found: Values, names: Sequence[str], values: Tensor, counts: Tensor, heads: tuple[int, ...] | None) -> None:
     """Add the values ``[names, batch, heads, any]`` where ``counts``, and where they are defined."""
     values, counts = values.cpu().numpy(), counts.expand(values.shape[1:]).cpu().numpy()
     for name, mine in zip(names, values, strict=True):
         defined = counts & ~np.isnan(mine)
-        for head in range(mine.shape[1]):
-            found[head, name].append(mine[:, head][defined[:, head]])
+        for place, head in enumerate(heads or range(mine.shape[1])):
+            found[head, name].append(mine[:, place][defined[:, place]])
 
 
 def _padding(call: Call) -> Tensor:

@@ -27,6 +27,7 @@ class Problem:
         dropout_p: probability that a weight is dropped.
         layer: index of the layer, 0 where unknown.
         draw: see :class:`.Positions`.
+        heads: indices of the query heads in the layer, where they are not all; None for all.
     """
 
     query: Tensor
@@ -40,6 +41,7 @@ class Problem:
     dropout_p: float = 0.0
     layer: int = 0
     draw: Tensor | int = 0
+    heads: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -59,6 +61,8 @@ class Problem:
     def positions(self) -> Positions:
         """Logical positions of these rows."""
         at = self.visibility.positions(self.key.shape[2], self.query.shape[1], self.layer)
+        if self.heads is not None:
+            at = at._replace(head=torch.tensor(self.heads, device=self.query.device).view(1, -1, 1, 1))
         return at._replace(draw=self.draw)
 
     def drawn(self) -> Problem:
@@ -95,6 +99,31 @@ class Problem:
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         return scores if bias is None else scores + bias
+
+    def of_heads(self, heads: tuple[int, ...] | None) -> Problem:
+        """The same problem for some of its query heads, with the key heads that they share; None for all."""
+        if heads is None:
+            return self
+        numbers = torch.tensor(heads, device=self.query.device)
+        size = self.query.shape[1] // self.key.shape[1]
+        shared = [head // size for head in heads[::size]]
+        whole = [head for group in shared for head in range(group * size, (group + 1) * size)] == list(heads)
+        keys = torch.tensor(shared, device=self.query.device) if whole else numbers // size
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            varies = tensor is not None and tensor.dim() > 2 and tensor.shape[-3] != 1
+            return tensor.index_select(tensor.dim() - 3, numbers) if varies else tensor
+
+        return replace(
+            self,
+            query=cut(self.query),
+            key=self.key.index_select(1, keys),
+            value=self.value.index_select(1, keys),
+            visibility=replace(self.visibility, mask=cut(self.visibility.mask)),
+            bias=cut(self.bias),
+            sinks=None if self.sinks is None else self.sinks[numbers],
+            heads=heads,
+        )
 
     def rows(self, start: int, stop: int) -> Problem:
         """The same problem for the queries ``start`` to ``stop - 1``."""

@@ -68,7 +68,7 @@ def _key(mechanism: Mechanism, problem: Problem, mask: Tensor | None) -> tuple[A
     seen, first, causal = problem.visibility.mask, problem.visibility.first, problem.visibility.causal
     view = None if mask is None else (id(mask), seen.storage_offset(), seen.shape, seen.stride())
     layer = problem.layer if mechanism.by_layer else None
-    return mechanism.unbound, *problem.shape, first, causal, layer, problem.query.device, view
+    return mechanism.unbound, *problem.shape, first, causal, layer, problem.heads, problem.query.device, view
 
 
 def _holds(entry: _Entry, mask: Tensor | None, seen: Tensor | None) -> bool:

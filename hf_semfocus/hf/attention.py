@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 
@@ -13,8 +14,8 @@ from ..attention.problem import Problem
 from ..attention.visibility import Visibility
 from ..mechanisms import Mechanism
 from . import observe
-from .parameters import settings_of
-from .settings import resolve
+from .assigned import Share, shares_of
+from .layers import place
 from .state import bound
 from .support import UnsupportedModelError
 from .visibility import mask_function, read
@@ -54,25 +55,36 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         refuse_cut_keys(module, spec, kwargs)
-        mechanism, backend = resolve(spec, settings_of(module))
+        shares = shares_of(module, spec, query.shape[1])
         watched = observe.watched(module)
-        visibility, bias, across = read(attention_mask, module, is_causal, query, key, mechanism.positional or watched)
-        if mechanism.positional:
-            mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
-        mechanism = bound(mechanism, module)
-        problem = assemble(
-            module, query, key, value, visibility, bias, scaling, dropout, softcap, position_bias, s_aux
-        )
+        positional = watched or any(share.mechanism.positional for share in shares)
+        visibility, bias, across = read(attention_mask, module, is_causal, query, key, positional)
+        whole = assemble(module, query, key, value, visibility, bias, scaling, dropout, softcap, position_bias, s_aux)
         wanted = _wants_weights(kwargs)
-        if mechanism.redraws and module.training:
-            problem = problem.drawn()
-        if watched:
-            observe.saw(observe.Call(module, mechanism, problem, wanted, backend))
-        output, weights = backends.attend(mechanism, problem, wanted, backend)
+        parts = []
+        for heads, mechanism, backend in shares:
+            problem = whole.of_heads(heads)
+            if mechanism.positional:
+                mechanism = _positional(mechanism, module, visibility.causal, across, query, key, sliding_window)
+            mechanism = bound(mechanism, module)
+            if mechanism.redraws and module.training:
+                problem = problem.drawn()
+            if watched:
+                observe.saw(observe.Call(module, mechanism, problem, wanted, backend))
+            parts.append(backends.attend(mechanism, problem, wanted, backend))
+        output, weights = parts[0] if len(parts) == 1 else _joined(shares, parts)
         return output.transpose(1, 2).contiguous(), weights
 
     forward._semfocus = spec
     return forward
+
+
+def _joined(shares: Sequence[Share], parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Outputs and weights of all heads, in order, from those of their shares."""
+    heads = [head for share in shares for head in share.heads]
+    order = torch.tensor(sorted(range(len(heads)), key=heads.__getitem__), device=parts[0][0].device)
+    output, weights = (None if part[0] is None else torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return output[:, order], None if weights is None else weights[:, order]
 
 
 def refuse_cut_keys(module: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
@@ -116,7 +128,7 @@ def assemble(
         softcap=softcap,
         sinks=s_aux,
         dropout_p=dropout if module.training else 0.0,
-        layer=getattr(module, "layer_idx", None) or 0,
+        layer=place(module)[0],
     )
 
 

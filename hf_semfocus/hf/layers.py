@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 OWN_ATTENTION = re.compile(r"softmax|scaled_dot_product|flash_attn", re.IGNORECASE)
 CLASS_TABLE = re.compile(r"\b[A-Z0-9_]+_ATTENTION_CLASSES\[")
+PLACE = "_semfocus_place"
+"""Attribute of an attention layer that holds its number, and the number of layers."""
 LEFT_ALONE = {
     "PoolingHead": "one pooled query",
     "AriaCrossAttention": "learned queries that sum up a picture",
@@ -31,6 +33,28 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if _attends(type(module)) and not any(_attends(type(m)) for m in module.modules() if m is not module):
             yield path, module
+
+
+def number_layers(model: nn.Module, whole: bool = True) -> None:
+    """Note on every attention layer its number, and how many there are in the deepest stack if ``model`` is whole.
+
+    The number is its ``layer_idx``, or the first number in its path within its model.
+    """
+    models = [f"{path}." if path else "" for path, part in model.named_modules() if isinstance(part, PreTrainedModel)]
+    numbers: dict[nn.Module, int] = {}
+    for path, module in model.named_modules():
+        if uses_interface(type(module)) and not isinstance(module, PreTrainedModel):
+            inner = path.removeprefix(max(filter(path.startswith, models), key=len, default=""))
+            first = next((int(part) for part in inner.split(".") if part.isdecimal()), 0)
+            index = getattr(module, "layer_idx", None)
+            numbers[module] = index if isinstance(index, int) else first
+    for module, number in numbers.items():
+        setattr(module, PLACE, (number, max(numbers.values()) + 1 if whole else None))
+
+
+def place(layer: nn.Module) -> tuple[int, int | None]:
+    """The number of an attention layer from 0, and how many there are; None where that is unknown."""
+    return getattr(layer, PLACE, None) or (getattr(layer, "layer_idx", None) or 0, None)
 
 
 def is_leaf(module: nn.Module) -> bool:

@@ -56,13 +56,13 @@ def get_settings(config: PreTrainedConfig) -> Any:
         return settings
     if settings is None and not is_ours(name):
         raise AttributeError(f"{type(config).__name__!r} object has no attribute {SETTINGS!r}")
-    return Settings({**(settings or {}), **stated(name)})
+    return Settings({**_copied(settings or {}, Settings), **stated(name)})
 
 
 def set_settings(config: PreTrainedConfig, settings: Any) -> None:
     """Set the parameters of a configuration and of its parts with an attention of ours."""
     for each in (config, *(part for part in parts(config) if is_ours(part.__dict__.get(NAME)))):
-        each.__dict__[SETTINGS] = dict(settings) if isinstance(settings, Mapping) else settings
+        each.__dict__[SETTINGS] = _copied(settings)
         if is_ours(name := each.__dict__.get(NAME)):
             setattr(each, NAME, name.partition(":")[0])
 
@@ -123,6 +123,13 @@ def settings_of(module: nn.Module) -> Mapping[str, Any] | None:
             f"configuration of its {type(module).__name__}; set both with hf_semfocus.configure(model, ...)"
         )
     return mine
+
+
+def _copied(settings: Any, kind: type[dict] = dict, depth: int = 3) -> Any:
+    """Parameters with the tables of layers and heads among them, each of the type ``kind``."""
+    if not isinstance(settings, Mapping) or not depth:
+        return settings
+    return kind({key: _copied(value, kind, depth - 1) for key, value in settings.items()})
 
 
 def _known(name: str) -> list[str]:

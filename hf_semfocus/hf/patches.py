@@ -26,6 +26,7 @@ from ..mechanisms import names
 from ..messages import did_you_mean, shown
 from . import configs, state
 from .attention import register
+from .layers import number_layers
 from .parameters import NAME, drop_stated, pass_to_parts, stored_settings
 from .settings import check_name, has_ours, is_ours, resolve
 from .support import check_class, check_modules, is_part
@@ -109,6 +110,7 @@ def _set(
         check(held)
         if any(map(is_ours, asked.values())):
             link_configs(self)
+            number_layers(self)
             mark(self)
             state.attach(self)
     setattr(self, IMPLICIT, None)
@@ -147,8 +149,10 @@ def _copies(model: PreTrainedModel, asked: Container[int]) -> Iterator[tuple[Pre
 def _post_init(original: Callable[..., None], self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
     if is_ours(name := self.config._attn_implementation):
-        check_modules(self, name, whole=not is_part(self))
+        whole = not is_part(self)
+        check_modules(self, name, whole)
         link_configs(self)
+        number_layers(self, whole)
         mark(self)
         state.attach(self)
 

@@ -15,6 +15,8 @@ from ..messages import shown
 
 REMEMBERED = 256
 """Mechanisms in the cache, so that a step does not build them again."""
+TABLES = ("layers", "heads")
+"""Names by layer and by head in ``config.semfocus``, beside the parameters; see :mod:`.assigned`."""
 DEEPEST = 4
 """Levels of nested parts that a model may have."""
 
@@ -64,12 +66,14 @@ def check_once(name: Any, settings: Any) -> None:
 def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, str]:
     """Mechanism and backend of an attention name, with the parameters in ``settings`` that the name does not state.
 
+    The attention of layers and heads that :data:`TABLES` does not name otherwise.
+
     Raises:
         ValueError: ``settings`` is not a mapping, or names a parameter or value the mechanism does not have.
     """
     if settings is not None and not isinstance(settings, Mapping):
         raise ValueError(f"config.semfocus={shown(settings)}; expected a dict of parameters such as {{'k': 8}}")
-    items = tuple((key, value, type(value)) for key, value in (settings or {}).items())
+    items = tuple((key, value, type(value)) for key, value in (settings or {}).items() if key not in TABLES)
     return _made(spec, items, get(spec.partition(":")[0]))
 
 

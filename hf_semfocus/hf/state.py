@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..mechanisms import Mechanism, get
+from .assigned import shares_of
 from .layers import uses_interface
-from .parameters import settings_of
-from .settings import is_ours, resolve
+from .settings import is_ours
 
 SLOT = "semfocus"
 """Submodule of an attention layer that holds them."""
@@ -33,15 +33,16 @@ def attach(model: PreTrainedModel) -> None:
     """Give every layer the parameters of its mechanism, unless it has them.
 
     Raises:
-        ValueError: ``create_state`` did not return a module with ``reset_parameters``; no layer is changed then.
+        ValueError: a layer's attention is not valid, or ``create_state`` did not return a module with
+            ``reset_parameters``; no layer is changed then.
     """
     made: list[tuple[nn.Module, nn.Module]] = []
     for layer in model.modules():
         name = getattr(getattr(layer, "config", None), "_attn_implementation", None)
-        if not owns_state(name) or not uses_interface(type(layer)):
+        if not is_ours(name) or not uses_interface(type(layer)) or isinstance(layer, PreTrainedModel):
             continue
-        mechanism, _ = resolve(name, settings_of(layer))
-        if not isinstance(layer, PreTrainedModel) and not _fits(mechanism, layer):
+        mechanism = shares_of(layer, name, None)[0].mechanism  # others have no parameters
+        if mechanism.owns_state() and not _fits(mechanism, layer):
             weight = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
             with torch.device(weight.device):
                 state = _create(mechanism, layer).to(weight.dtype)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..messages import shown
 from .parameters import NAME, SETTINGS, SOURCE, parts, stored_settings
-from .settings import check_once, is_ours, resolve
+from .settings import TABLES, check_once, is_ours, resolve
 from .state import attach
+
+Tables = dict[str, dict[str, Any]]
+"""By part of a model (``""`` for itself): names by layer and by head."""
 
 
 def configure(model: PreTrainedModel, attention: str | None = None, **params: Any) -> None:
@@ -39,6 +44,35 @@ def configure(model: PreTrainedModel, attention: str | None = None, **params: An
             model.set_attn_implementation(attention)
         check(configs)
         attach(model)
+
+
+def tables_of(config: PreTrainedConfig, path: str = "") -> Tables:
+    """The names by layer and head that a configuration and its parts hold."""
+    settings = (stored_settings(config) or {}) if is_ours(config._attn_implementation) else {}
+    own = {key: settings[key] for key in TABLES if key in settings}
+    found = {path: deepcopy(own)} if own else {}
+    for key in config.sub_configs:
+        if (part := getattr(config, key, None)) is not None:
+            found |= tables_of(part, f"{path}.{key}".removeprefix("."))
+    return found
+
+
+def set_tables(model: PreTrainedModel, tables: Tables) -> None:
+    """Give a model the tables of :func:`tables_of`, beside the parameters it has.
+
+    Raises:
+        ValueError: they are for parts, layers or heads that the model does not have.
+    """
+    for path, table in tables.items():
+        part = model.config
+        for key in filter(None, path.split(".")):
+            if key not in part.sub_configs or (part := getattr(part, key, None)) is None:
+                raise ValueError(f"{type(model).__name__} has no part {shown(path)} for its attentions {shown(table)}")
+        part.__dict__[SETTINGS] = {**(stored_settings(part) or {}), **deepcopy(table)}
+    for module, source in config_sources(model):
+        if module.config is not source and isinstance(module.config, PreTrainedConfig):
+            module.config.__dict__[SETTINGS] = stored_settings(source)
+    attach(model)
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:

@@ -14,7 +14,7 @@ from .. import mechanisms
 from ..machine import software
 from ..mechanisms import Mechanism
 from . import markdown, merge
-from .describe import FULL, Description, describe
+from .describe import Description, describe
 from .details import CardDetails, details_of
 from .results import Result
 from .usage import usage
@@ -106,7 +106,7 @@ def render(
 
 def _metadata(model: Description, repo_id: str, details: CardDetails) -> ModelCardData:
     task = details.task or (model.kind and model.kind.tag)
-    own = {attention for attention in model.attentions if attention != FULL}
+    own = set(model.specs)
     described = [result for result in details.results if result.sparse and _stated(result) in own]
     if not described and any(result.sparse for result in details.results):
         there = ", ".join(dict.fromkeys(_stated(result) for result in details.results if result.sparse))

@@ -57,7 +57,13 @@ class Description:
     @cached_property
     def mechanisms(self) -> list[Mechanism]:
         """The sparse mechanisms in use, without duplicates."""
-        return [mechanisms.build(attention) for attention in self.attentions if attention != FULL]
+        return [mechanisms.build(spec) for spec in self.specs]
+
+    @cached_property
+    def specs(self) -> list[str]:
+        """The sparse attentions in use, where the heads of a layer differ, each of them."""
+        each = [spec for attention in self.attentions for spec in attention.split(", ")]
+        return [spec for spec in dict.fromkeys(each) if spec != FULL]
 
 
 def describe(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Description:

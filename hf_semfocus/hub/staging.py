@@ -19,7 +19,7 @@ from torch import nn
 from ..adapters import saving
 from ..files import no_space
 from ..hub_client import HubError
-from .describe import FULL, Description
+from .describe import Description
 
 README = "README.md"
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")
@@ -79,7 +79,7 @@ def write(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if description.adapter:
-        saving.save(model, [name for name in description.attentions if name != FULL], folder, base_model, offline)
+        saving.save(model, folder, base_model, offline)
     else:
         model.save_pretrained(folder)
     for name, value in (("training_args", training_args), ("metrics", metrics)):
