@@ -10,7 +10,7 @@ Importing this package makes every mechanism an ``attn_implementation``::
 
 from . import adapters, hf, mechanisms, models
 from .functional import sparse_attention
-from .hf import UnsupportedModelError, configure, explain, verify
+from .hf import UnsupportedModelError, configure, describe, explain, verify
 from .lazy import lazy_imports
 from .models import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, SemFocusEncoderModel
 
@@ -22,6 +22,7 @@ __all__ = [
     "SemFocusEncoderModel",
     "UnsupportedModelError",
     "configure",
+    "describe",
     "explain",
     "mechanisms",
     "models",

@@ -25,7 +25,7 @@ LAYERS = {
     "mechanisms": {"attention", "messages"},
     "backends": {"attention", "machine", "mechanisms", "messages", "tables"},
     "functional": {"attention", "backends", "mechanisms"},
-    "hf": {"attention", "backends", "functional", "mechanisms", "messages"},
+    "hf": {"attention", "backends", "functional", "mechanisms", "messages", "tables"},
     "models": {"kinds", "mechanisms", "hf", "messages"},
     "hub_client": {"files"},
     "adapters": {"kinds", "mechanisms", "hf", "hub_client", "messages"},

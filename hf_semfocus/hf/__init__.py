@@ -2,11 +2,12 @@
 
 from ..mechanisms import names, on_register
 from . import attention, patches
+from .describing import describe
 from .explaining import explain
 from .support import UnsupportedModelError, verify
 from .switching import configure
 
-__all__ = ["UnsupportedModelError", "configure", "explain", "install", "verify"]
+__all__ = ["UnsupportedModelError", "configure", "describe", "explain", "install", "verify"]
 
 
 def install() -> None:
