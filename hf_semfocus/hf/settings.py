@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from .. import backends
 from ..mechanisms import Mechanism, build, get, names, parse
-from ..mechanisms.in_graphs import constant_in_graphs
+from ..mechanisms.in_graphs import constant_in_graphs, fixed
 from ..messages import shown
 
 REMEMBERED = 256
@@ -73,7 +73,8 @@ def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, s
     """
     if settings is not None and not isinstance(settings, Mapping):
         raise ValueError(f"config.semfocus={shown(settings)}; expected a dict of parameters such as {{'k': 8}}")
-    items = tuple((key, value, type(value)) for key, value in (settings or {}).items() if key not in TABLES)
+    stored = {key: value for key, value in (settings or {}).items() if key not in TABLES}
+    items = tuple((key, fixed(value), type(value)) for key, value in stored.items())
     return _made(spec, items, get(spec.partition(":")[0]))
 
 

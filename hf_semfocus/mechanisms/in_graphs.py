@@ -14,6 +14,11 @@ REMEMBERED = 256
 """How many objects a function keeps for graphs; those that are compiled later replace the oldest."""
 
 
+def fixed(value: Any) -> Any:
+    """``value``, which a graph is compiled for: without it, a graph takes a float that has changed for a variable."""
+    return float.fromhex(value.hex()) if torch.compiler.is_compiling() and isinstance(value, float) else value
+
+
 def constant_in_graphs(make: Callable[..., Made]) -> Callable[..., Made]:
     """Decorator of a function whose result is a constant of any graph that calls it.
 
