@@ -16,6 +16,8 @@ import pytest
 import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
+from hf_semfocus import mechanisms
+
 VOCABULARY = 61
 SPARSE = [
     "topk_sparse:k=3",
@@ -24,8 +26,21 @@ SPARSE = [
     "banded_sparse:window=3,num_global_tokens=1",
     "block_local_sparse:block_size=4,num_global_tokens=1",
     "strided_sparse:window=2,stride=3",
+    "threshold_sparse:margin=0.3",
+    "topp_sparse:p=0.4",
 ]
 """Every mechanism with few keys."""
+
+
+def backends_of(spec):
+    """The backends of the CPU that compute a mechanism: lists hold a bounded number of keys, weighed by softmax."""
+    made = mechanisms.build(spec)
+    listed = made.budget(1) is not None and type(made).normalize is mechanisms.Mechanism.normalize
+    return ["eager", "chunked", "gather", "native"][: 4 if listed else 2]
+
+
+EVERYWHERE = [(spec, backend) for spec in SPARSE for backend in backends_of(spec)]
+"""The same with every backend that can compute it."""
 CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 """What models call the cache they are given: ``cache`` from Transformers 5.24 on."""
 PATIENCE = 600

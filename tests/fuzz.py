@@ -28,6 +28,7 @@ HALF = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 0.0}
 TINY = {torch.float16: 2.0**-23, torch.bfloat16: 1e-30, torch.float32: 1e-30}  # where floating numbers end
 
 
+REALS = {"p": (0.05, 0.3, 0.6, 0.9, 1.0), "margin": (0.0, 0.5, 1.0, 2.5, 30.0)}
 # in memory, and seen from there
 LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "plain": (lambda t: t, lambda t: t),
@@ -83,7 +84,7 @@ def make(seed: int, without: tuple[str, ...] = (), always: tuple[str, ...] = ())
         queries = 1
     causal = r.random() < 0.5
     spec = _spec(r, causal, keys)
-    if spec.startswith(("topk", "bottomk")) and feature("more queries than keys", 0.1):
+    if not oracle.positional(spec.partition(":")[0]) and feature("more queries than keys", 0.1):
         keys = r.randint(1, max(1, queries - 1))
     dtype = r.choice((torch.float16, torch.bfloat16)) if feature("half", 0.2) else torch.float32
     exact = not feature("any numbers", 0.5)
@@ -135,6 +136,8 @@ def _spec(r: random.Random, causal: bool, keys: int) -> str:
             params[field.name] = "first" if causal else r.choice(("first", "last"))
         elif field.name == "edge":
             params[field.name] = r.choice(("shifted", "cut"))
+        elif field.name in REALS:
+            params[field.name] = r.choice(REALS[field.name])
         elif isinstance(field.default, int):
             params[field.name] = r.choice((1, 2, 2, 3, 3, 4, 5, keys, keys + 3))
     return name + ":" + ",".join(f"{key}={value}" for key, value in params.items())

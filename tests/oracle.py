@@ -1,21 +1,15 @@
 """Attention by the definitions, one query at a time in float64; shares no code with the library.
 
-``KEPT[name](query, keys, scores, params, causal, where)`` returns the positions a query keeps. A query is
-described by its own position among the ``keys`` positions it may see (0, 1, ...), and its scores over them.
+:func:`kept` gives the positions a query keeps. A query is described by its own position among the ``keys`` positions
+it may see (0, 1, ...), and its scores over them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-
-def _topk(query, keys, scores, params, causal, where):
-    # best first, the later of equals first
-    return sorted(range(keys), key=lambda j: (scores[j], j), reverse=True)[: params["k"]]
-
-
-def _bottomk(query, keys, scores, params, causal, where):
-    return sorted(range(keys), key=lambda j: (-scores[j], j), reverse=True)[: params["k"]]
+# ---- static patterns: (query, keys, params, causal, where) -> positions
 
 
 def _mix(x):
@@ -25,7 +19,7 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def _random(query, keys, scores, params, causal, where):
+def _random(query, keys, params, causal, where):
     layer, head = where
     stream = _mix(_mix(params["seed"] + layer * 0x9E3779B1) + head)
     drawn = [_mix(_mix(stream + query) + j) >> 8 for j in range(keys)]
@@ -43,7 +37,7 @@ def _band(query, keys, params, causal):
 
 
 def _with_global(local):
-    def kept(query, keys, scores, params, causal, where):
+    def kept(query, keys, params, causal, where):
         g = params["num_global_tokens"]
         tokens = list(range(keys))
         special = (
@@ -69,15 +63,79 @@ def _strided(query, keys, params, causal):
     return far | _band(query, keys, params, causal)
 
 
-BY_SCORE = ("topk_sparse", "bottomk_sparse")
-KEPT = {
-    "topk_sparse": _topk,
-    "bottomk_sparse": _bottomk,
+PATTERNS = {
     "random_sparse": _random,
     "banded_sparse": _with_global(_band),
     "block_local_sparse": _with_global(_block),
     "strided_sparse": _with_global(_strided),
 }
+
+# ---- selections: (scores, params) -> positions, and how far the scores are from another choice; below 0: in doubt
+# even where the scores have no error
+
+
+def _gap(values, chosen):
+    left = [value for j, value in enumerate(values) if j not in chosen]
+    return min((abs(values[j] - value) for j in chosen for value in left), default=math.inf)
+
+
+def _best(scores, k):
+    # best first, the later of equals first
+    chosen = sorted(range(len(scores)), key=lambda j: (scores[j], j), reverse=True)[:k]
+    return chosen, _gap(scores, set(chosen))
+
+
+def _topk(scores, params):
+    return _best(scores, params["k"])
+
+
+def _bottomk(scores, params):
+    return _best([-score for score in scores], params["k"])
+
+
+def _threshold(scores, params):
+    bound = max(scores) - params["margin"]
+    return [j for j, score in enumerate(scores) if score >= bound], min(abs(score - bound) for score in scores)
+
+
+def _topp(scores, params):
+    if params["p"] == 1:
+        return list(range(len(scores))), math.inf
+    top = max(scores)
+    total = sum(math.exp(score - top) for score in scores)
+    order, _ = _best(scores, len(scores))
+    mass, close, count = 0.0, math.inf, 0
+    while mass < params["p"]:
+        mass += math.exp(scores[order[count]] - top) / total
+        close = min(close, abs(mass - params["p"]))
+        count += 1
+    chosen = order[:count]
+    return chosen, -1 if close < 4e-6 else min(close / 2, _gap(scores, set(chosen)))
+
+
+SELECTIONS = {
+    "topk_sparse": _topk,
+    "bottomk_sparse": _bottomk,
+    "threshold_sparse": _threshold,
+    "topp_sparse": _topp,
+}
+NAMES = sorted(PATTERNS.keys() | SELECTIONS.keys())
+
+
+def positional(name):
+    """Whether a mechanism counts positions."""
+    return any(part not in SELECTIONS for part in name.split("+"))
+
+
+def kept(name, query, keys, scores, params, causal, where):
+    """The positions that a query keeps, and the gap of the selection."""
+    parts = name.split("+")
+    always = {j for part in parts if part in PATTERNS for j in PATTERNS[part](query, keys, params, causal, where)}
+    rest, gap, chosen = [j for j in range(keys) if j not in always], math.inf, []
+    for part in parts:
+        if part in SELECTIONS and rest:
+            chosen, gap = SELECTIONS[part]([scores[j] for j in rest], params)
+    return sorted(always | {rest[j] for j in chosen}), gap
 
 
 @dataclass
@@ -129,7 +187,7 @@ def attention(
         own = i + keys - queries
         if not columns.size:
             continue
-        if name not in BY_SCORE and own not in columns:
+        if positional(name) and own not in columns:
             doubtful[b, h, i] = True
             continue
         raw = scale * (key[b, g, columns] @ query[b, h, i])
@@ -137,21 +195,18 @@ def attention(
         scores = scores if bias is None else scores + bias[b, h, i, columns]
         spread = abs(scale) * (abs(key[b, g, columns]) @ abs(query[b, h, i])) * (dim + 6) + 8 * abs(scores)
         place = int((columns < own).sum())
-        kept = sorted(KEPT[name](place, columns.size, scores.tolist(), params, causal, (layer, h)))
-        if name in BY_SCORE and not exact and len(kept) < columns.size:
-            left = [j for j in range(columns.size) if j not in kept]
-            edge = abs(scores[kept][:, None] - scores[left][None, :]).min()
-            if edge <= 2 * unit * spread.max():
-                doubtful[b, h, i] = True
-                continue
-        columns, scores = columns[kept], scores[kept]
+        chosen, gap = kept(name, place, columns.size, scores.tolist(), params, causal, (layer, h))
+        if gap < 0 or (not exact and gap <= 2 * unit * spread.max()):
+            doubtful[b, h, i] = True
+            continue
+        columns, scores = columns[chosen], scores[chosen]
         sink = -np.inf if sinks is None else sinks[h]
         top = max(scores.max(), sink)
         total = np.exp(scores - top).sum() + np.exp(sink - top)
         weights, share = np.exp(scores - top) / total, np.exp(sink - top) / total
         k, v, q = key[b, g, columns], value[b, g, columns], query[b, h, i]
-        score_error = 2 * spread[kept].max() if len(kept) > 1 or sinks is not None else 0.0
-        factor = unit * (2 * score_error + 2 * width + 4 * len(kept) + 4 * queries * (heads // kv_heads) + 64)
+        score_error = 2 * spread[chosen].max() if len(chosen) > 1 or sinks is not None else 0.0
+        factor = unit * (2 * score_error + 2 * width + 4 * len(chosen) + 4 * queries * (heads // kv_heads) + 64)
         found["weights"].add((b, h, i, columns), weights, weights, factor)
         found["output"].add((b, h, i), weights @ v, weights @ abs(v), factor)
         if grad is None:
@@ -160,12 +215,12 @@ def attention(
         d_weights, size = v @ d_out, abs(v) @ abs(d_out)
         mean, mean_size = weights @ d_weights, weights @ size
         d_scores, d_size = weights * (d_weights - mean), weights * (size + mean_size)
-        slope = scale * (1.0 if softcap is None else 1 - np.tanh(raw[kept] / softcap) ** 2)
+        slope = scale * (1.0 if softcap is None else 1 - np.tanh(raw[chosen] / softcap) ** 2)
         d_raw, d_raw_size = d_scores * slope, d_size * abs(scale)
         found["value"].add((b, g, columns), np.outer(weights, d_out), np.outer(weights, abs(d_out)), factor)
         found["query"].add((b, h, i), d_raw @ k, d_raw_size @ abs(k), factor)
         found["key"].add((b, g, columns), np.outer(d_raw, q), np.outer(d_raw_size, abs(q)), factor)
         found["bias"].add((b, h, i, columns), d_scores, d_size, factor)
         found["sinks"].add(h, -share * mean, share * mean_size, factor)
-        found["sinks"].noise[h] += unit * (len(kept) + 4) * mean_size  # where the share is what the others leave
+        found["sinks"].noise[h] += unit * (len(chosen) + 4) * mean_size  # where the share is what the others leave
     return found, doubtful

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_config
+from conftest import VOCABULARY, backends_of, tiny_config
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_semfocus
@@ -18,6 +18,8 @@ def elsewhere():
     torch.set_default_device(None)
 
 
+NAMES = [*mechanisms.names(), "banded_sparse:num_global_tokens=2"]
+RUNS = [(name, backend) for name in NAMES for backend in (*backends_of(name), "auto")]
 BOTH = np.array([0, 1])
 
 
@@ -25,8 +27,7 @@ def on_cpu(*shape):
     return torch.randn(shape, device="cpu")
 
 
-@pytest.mark.parametrize("backend", ["eager", "chunked", "gather", "native", "auto"])
-@pytest.mark.parametrize("name", [*mechanisms.names(), "banded_sparse:num_global_tokens=2"])
+@pytest.mark.parametrize(("name", "backend"), RUNS)
 @pytest.mark.parametrize("kind", ["none", "padding", "bias"])
 def test_attention(name, backend, kind, elsewhere):
     mask = {

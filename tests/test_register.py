@@ -109,7 +109,10 @@ class Endless(Mechanism):
     [
         (NoMechanism, "NoMechanism is not a mechanism; expected a subclass of"),
         (lambda: None, "is not a mechanism"),
-        (one_slot(), "fills no slot, so that every query keeps all keys; expected pattern, priority or normalize"),
+        (
+            one_slot(),
+            "fills no slot, so that every query keeps all keys; expected pattern, priority, choose",
+        ),
         (NoDataclass, "NoDataclass is not a dataclass; expected @dataclass"),
         (Unchecked, "has parameters that nothing checks, span; expected count"),
         (Endless, "has a priority but does not say how many keys it keeps; expected a parameter k"),

@@ -1,5 +1,6 @@
 """Straight-through gradients: computed is the sparse attention, differentiated that of all visible keys."""
 
+import oracle as definition
 import pytest
 import torch
 from conftest import tiny_config
@@ -13,6 +14,7 @@ from hf_semfocus.backends import chunked, eager
 
 NAMES = [name for name in mechanisms.names() if "gradient" in mechanisms.fields(mechanisms.get(name))]
 FEW = {"topk_sparse": {"k": 3}, "bottomk_sparse": {"k": 3}}
+FEW |= {"threshold_sparse": {"margin": 1.0}, "topp_sparse": {"p": 0.6}}
 HEADS, KV_HEADS, QUERIES, KEYS, DIM = 4, 2, 7, 9, 5
 
 
@@ -58,9 +60,11 @@ def oracle(mechanism, at):
                     continue
                 scores = at.scale * at.key[batch, group, seen] @ at.query[batch, head, query]
                 scores = 3.0 * torch.tanh(scores / 3.0) + at.bias[0, head, query, seen]
-                order = scores.argsort(descending=mechanism.by_score == 1)
+                kept, _ = definition.kept(
+                    mechanism.name, None, len(seen), scores.tolist(), vars(mechanism), True, (0, head)
+                )
                 value = at.value[batch, group, seen]
-                output[batch, head, query] = row(scores, order[: mechanism.k].tolist(), at.sinks[head], value)
+                output[batch, head, query] = row(scores, kept, at.sinks[head], value)
     return output
 
 
@@ -85,11 +89,14 @@ def test_gradients_are_those_of_the_definition(name, backend, monkeypatch):
     assert same == [False, False, True, False, False]  # values have the gradient of the sparse weights either way
 
 
+def test_all_are_tested():
+    assert sorted(FEW) == NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_with_all_keys_kept_it_is_dense_attention(name):
-    sizes = {key: 99 for key in ("k",) if key in mechanisms.fields(mechanisms.get(name))}
-    if not sizes:
-        pytest.skip("keeps no fixed number of keys")
+    largest = {"k": 99, "p": 1.0, "margin": 99.0}
+    sizes = {key: value for key, value in largest.items() if key in mechanisms.fields(mechanisms.get(name))}
     query, key, value = (torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     output = sparse_attention(query, key, value, name, is_causal=True, gradient="straight_through", **sizes)
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import SPARSE, VOCABULARY, tiny_config
+from conftest import EVERYWHERE, SPARSE, VOCABULARY, backends_of, tiny_config
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_semfocus
@@ -18,6 +18,8 @@ EVERYTHING = [
     "banded_sparse:window=99",
     "block_local_sparse:block_size=99",
     "strided_sparse:window=99",
+    "threshold_sparse:margin=99.0",
+    "topp_sparse:p=1.0",
 ]
 CAUSAL_LM = ["gpt2", "llama"]
 
@@ -226,8 +228,7 @@ def test_dropout_only_while_training():
     assert not torch.equal(built(ids).logits, built(ids).logits)
 
 
-@pytest.mark.parametrize("spec", SPARSE)
-@pytest.mark.parametrize("backend", ["eager", "chunked", "gather", "native"])
+@pytest.mark.parametrize(("spec", "backend"), EVERYWHERE)
 def test_gradient_checkpointing_recomputes_the_same(spec, backend):
     ids = tokens()
     gradients = []
@@ -246,7 +247,7 @@ def test_back_ends_agree_in_a_model(spec):
     ids = tokens()
     outs = [
         model("llama", spec, semfocus={"backend": backend})(ids, attention_mask=padded(ids, "left")).logits
-        for backend in ("eager", "chunked", "gather", "native", "auto")
+        for backend in (*backends_of(spec), "auto")
     ]
     for other in outs[1:]:
         torch.testing.assert_close(other, outs[0], rtol=1e-4, atol=1e-5)
@@ -262,7 +263,8 @@ def test_compiles_to_one_graph_and_follows_parameters(spec):
     ids = tokens()
     with torch.no_grad():
         for more in (0, 1):
-            wanted = {key: value + more for key, value in params.items()}
+            change = lambda value: value + more if isinstance(value, int) else value / (1 + more)  # noqa: B023, E731
+            wanted = {key: change(value) for key, value in params.items()}
             built.config.semfocus = wanted
             found = compiled(ids).logits
             built.config.semfocus = {**wanted, "backend": "eager"}

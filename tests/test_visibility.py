@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import CACHE, SPARSE, VOCABULARY, tiny_config
+from conftest import CACHE, SPARSE, VOCABULARY, backends_of, tiny_config
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
 import hf_semfocus
@@ -262,7 +262,7 @@ def test_what_nobody_may_see_may_hold_anything(spec, junk):
             for fill in (0.0, junk):
                 for tensor in (k, v):
                     tensor[:, :, where] = fill
-                for backend in ("eager", "chunked", "gather", "native"):
+                for backend in backends_of(spec):
                     leaves = [t.clone().requires_grad_() for t in (q, k, v)]
                     out = sparse_attention(*leaves, spec, attn_mask=mask, is_causal=causal, backend=backend)
                     results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])

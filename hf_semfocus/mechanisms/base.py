@@ -4,7 +4,8 @@ A mechanism fills up to three slots, which backends apply in this order to the k
 and padding):
 
     pattern(at)             static: a predicate on positions
-    priority(scores, at)    selection: of the keys left, the ``k`` of highest priority stay
+    priority(scores, at)    selection: of the keys left, the ``k`` of highest priority stay; any other selection
+                            overrides choose(scores, allowed, at)
     normalize(scores, keep) kept scores -> weights, softmax unless overridden
 
 A static pattern that defines its ``reach`` (and the few queries that see all keys, ``sees_all``) is computed from
@@ -64,8 +65,13 @@ class Mechanism:
 
     @property
     def selects(self) -> bool:
-        """Whether this mechanism selects ``k`` keys by priority."""
-        return type(self).priority is not Mechanism.priority
+        """Whether this mechanism selects keys, as by their scores."""
+        return self.ranks or type(self).choose is not Mechanism.choose
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it selects the ``k`` keys of highest priority."""
+        return type(self).priority is not Mechanism.priority and type(self).choose is Mechanism.choose
 
     @classmethod
     def owns_state(cls) -> bool:
@@ -101,12 +107,12 @@ class Mechanism:
     def budget(self, length: int) -> int | None:
         """The most keys that a query keeps of ``length`` visible ones, causal or not; None for any number.
 
-        The few queries that :meth:`sees_all` marks do not count. By default ``k`` for a selection, and the width of
-        ``reach`` for a static pattern.
+        The few queries that :meth:`sees_all` marks do not count. By default ``k`` for a selection by priority, and the
+        width of ``reach`` for a static pattern.
         """
-        if self.selects:
+        if self.ranks:
             return min(self.k, length)
-        if type(self).reach is Mechanism.reach:
+        if self.selects or type(self).reach is Mechanism.reach:
             return None
         last = torch.full((1, 1, 1, 1), length - 1)
         key = torch.arange(length).view(1, 1, 1, -1)
@@ -133,6 +139,15 @@ class Mechanism:
     def priority(self, scores: Tensor, at: Positions) -> Tensor | None:
         """Priority of every key, broadcastable to ``scores``; None for no selection."""
         return None
+
+    def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
+        """The keys that the selection keeps, of those ``allowed``: bool that broadcasts to ``scores``.
+
+        By default the ``k`` of highest priority. A mechanism that overrides it says in ``budget`` how many keys it
+        keeps at most; where that is None, back ends compute all scores.
+        """
+        priority = self.ranked(scores, at)
+        return allowed if priority is None else highest(priority, allowed, self.k)
 
     def normalize(self, scores: Tensor, keep: Tensor) -> Tensor:
         """Softmax over the kept keys; exact zeros elsewhere, so a row that keeps nothing is all zeros."""
@@ -173,9 +188,17 @@ class Mechanism:
         with nullcontext() if self.differentiable_selection else torch.no_grad():
             if (pattern := self.kept_by_position(at)) is not None:
                 allowed = allowed & pattern
-            if (priority := self.ranked(scores, at)) is not None:
-                allowed = highest(priority.detach(), allowed, self.k)
-        return allowed, priority if self.differentiable_selection else None
+            if self.differentiable_selection:
+                priority = self.ranked(scores, at)
+                return highest(priority.detach(), allowed, self.k), priority
+            return self._chosen(scores, allowed, at), None
+
+    def _chosen(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
+        """:meth:`choose`, checked."""
+        keep = self.choose(scores, allowed, at)
+        fits = isinstance(keep, Tensor) and keep.dtype == torch.bool
+        self._expect(fits, "choose", keep, "bool", scores.shape)
+        return keep
 
     def kept_by_position(self, at: Positions | None) -> Tensor | None:
         """:meth:`pattern`, checked."""

@@ -83,8 +83,8 @@ def _check(name: str, cls: Any) -> None:
         refuse("is not a mechanism", "a subclass of hf_semfocus.mechanisms.Mechanism")
     if vars(cls).get("name", name) != name and _REGISTRY.get(cls.name) is cls:
         refuse(f"is registered as {cls.name!r}", "a subclass of it for another name")
-    if all(getattr(cls, slot) is getattr(Mechanism, slot) for slot in ("pattern", "priority", "normalize")):
-        refuse("fills no slot, so that every query keeps all keys", "pattern, priority or normalize")
+    if all(getattr(cls, slot) is getattr(Mechanism, slot) for slot in ("pattern", "priority", "choose", "normalize")):
+        refuse("fills no slot, so that every query keeps all keys", "pattern, priority, choose or normalize")
     if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
         refuse("is not a dataclass", "@dataclass(frozen=True, kw_only=True) right above the class")
     if bare := [field for field, of in fields(cls).items() if "check" not in of.metadata]:

@@ -56,13 +56,24 @@ def take(bias: Tensor, index: Tensor) -> Tensor:
 
 
 def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
-    """The ``k`` keys of highest priority of a chunk's queries."""
+    """The keys that are selected for a chunk's queries."""
     scores, allowed = chunk.scores(), chunk.allowed
     at = chunk.positions() if mechanism.positional else None
+    if not mechanism.ranks:
+        return _columns_of(
+            mechanism.keep(scores, allowed, at).expand(scores.shape), mechanism.budget(scores.shape[-1])
+        )
     if (pattern := mechanism.kept_by_position(at)) is not None:
         allowed = allowed & pattern
     index, kept = highest_index(mechanism.ranked(scores, at), allowed, mechanism.k)
     return index.masked_fill(~kept, -1).int()
+
+
+def _columns_of(keep: Tensor, slots: int) -> Tensor:
+    """The columns ``[..., slots]`` of the kept keys ``[..., keys]``, in order."""
+    slot = (keep.cumsum(-1) - 1).masked_fill(~keep, slots)  # an additional slot receives the others
+    column = torch.arange(keep.shape[-1], dtype=torch.int32, device=keep.device).expand(keep.shape)
+    return column.new_full((*keep.shape[:-1], slots + 1), -1).scatter(-1, slot, column)[..., :slots]
 
 
 @once_per_mask(remembered=8)
