@@ -340,8 +340,7 @@ def test_flex_attention_is_compiled_for_few_lengths_and_never_in_silence_dense(m
 
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
     with pytest.raises(RuntimeError, match=r"'flex' is compiled for 3 combinations.*strided_sparse.*recompile_limit"):
-        for window in range(1, 5):
-            flex.attend(*problem(f"strided_sparse:window={window},stride=3", None, True, 130))
+        [flex.attend(*problem(f"strided_sparse:window={window},stride=3", None, True, 130)) for window in range(1, 5)]
 
 
 def test_flex_attention_says_what_it_cannot_do():
