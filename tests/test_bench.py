@@ -30,7 +30,7 @@ from hf_semfocus.benchmark import (
     tables,
 )
 from hf_semfocus.benchmark.cases import BELOW_SDPA, Case
-from hf_semfocus.benchmark.contestants import EAGER, OURS, SDPA, XTRANSFORMERS
+from hf_semfocus.benchmark.contestants import CUDNN, EAGER, OURS, SDPA, XTRANSFORMERS
 from hf_semfocus.benchmark.correct import SMALL, check, separated
 from hf_semfocus.benchmark.environment import environment
 from hf_semfocus.benchmark.inputs import Inputs, step
@@ -54,6 +54,8 @@ CASES = {
     "grouped decode": replace(TINY, direction="decode", queries=None, heads=4, kv_heads=2),
     "forward": replace(TINY, direction="forward"),
     "half": replace(TINY, dtype="bfloat16"),
+    "padded": replace(TINY, batch=2, content="padded"),
+    "padded bidirectional": replace(TINY, batch=2, content="padded", causal=False),
 }
 
 
@@ -209,11 +211,20 @@ def test_contestants_compute_the_same(name):
                 )
 
 
+@pytest.mark.parametrize(("content", "period"), [("hub", 600), ("periodic", 256)])
+def test_contents_decide_which_keys_have_the_highest_scores(content, period):
+    case = replace(TINY, keys=600, queries=600, head_dim=64, content=content, causal=False)
+    query, key, *_ = Inputs.of(case, CPU_DEVICE)
+    high = set(range(0, 600, period))
+    best = (query @ key.transpose(-1, -2)).topk(len(high)).indices
+    assert all(set(row) == high for row in best.flatten(0, -2).tolist())
+
+
 def test_who_is_left_out_says_why(monkeypatch):
     monkeypatch.setattr(contestants, "_installed", lambda name: False)
     reasons = contestants.contestants(TINY, "auto", CPU_DEVICE)[1]
     assert "pip install" in reasons[XTRANSFORMERS]
-    assert set(reasons) == {XTRANSFORMERS, "flex", "adasplash"}
+    assert set(reasons) == {XTRANSFORMERS, CUDNN, "flex", "adasplash"}
     long = replace(TINY, keys=1 << 20, queries=1 << 20)
     assert "GB" in contestants.contestants(long, "auto", CPU_DEVICE)[1][EAGER]
 
@@ -262,6 +273,34 @@ def test_a_wrong_back_end_is_not_timed(fault, monkeypatch, tmp_path, capsys):
     assert f"topk_sparse:k=4: {tensor} of backend 'chunked' is off by" in message
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_keeps_going_measures_what_is_right(monkeypatch, tmp_path, capsys):
+    right, full = hf_semfocus.sparse_attention, contestants._sdpa
+
+    def wrong(query, key, value, mechanism, *args, backend, **options):
+        output = right(query, key, value, mechanism, *args, backend=backend, **options)
+        return -output if mechanism == "topk_sparse:k=5" and backend != "eager" else output
+
+    def broken(*args, case, **options):
+        if case.keys == 64:
+            raise RuntimeError("no kernel\nhere")
+        return full(*args, case=case, **options)
+
+    monkeypatch.setattr(hf_semfocus, "sparse_attention", wrong)
+    monkeypatch.setattr(contestants, "_sdpa", broken)
+    cases = TINY, replace(TINY, mechanism="topk_sparse:k=5"), replace(TINY, keys=64, queries=64)
+    monkeypatch.setattr(bench, "suite", lambda device, quick: Suite(cases))
+    args = ["--threads", "1", "--repeats", "1", "--no_memory", "--output_dir", str(tmp_path), "--keep_going"]
+    with pytest.raises(SystemExit) as ended:
+        bench.main(args)
+    assert ended.value.code == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["finished"]
+    assert [each["label"] for each in result["cases"]] == [TINY.label]
+    assert "IncorrectError: " in result["failed"][cases[1].label]
+    assert result["failed"][cases[2].label] == "sdpa failed: RuntimeError: no kernel"
+    assert f"{cases[2].label}: not measured, sdpa failed" in (next(tmp_path.glob("*.md"))).read_text()
 
 
 def test_a_fault_at_the_timed_size_alone_is_found(monkeypatch):
@@ -420,6 +459,8 @@ def test_every_goal_has_its_case():
     assert [case.label for case in CPU if case.dtype == "bfloat16"] == ["1,12,4096,64 causal bfloat16 topk_sparse:k=8"]
     assert len({case.label for case in CPU}) == len(CPU)
     flash = {(case.keys, case.head_dim): (case.over_sdpa, case.over_eager) for case in CUDA if case.over_sdpa}
+    assert len({case.label for case in CUDA}) == len(CUDA)
+    assert {case.batch * case.keys for case in CUDA if case.direction == "train"} == {32768, 65536}
     assert {sizes[0]: goal for sizes, goal in flash.items()} == {4096: (1, 10), 16384: (2, 10), 65536: (2.5, 10)}
 
 
@@ -462,7 +503,7 @@ def test_model_step_takes_turns_on_one_model(monkeypatch):
         hf_semfocus.hf.attention.backends, "attend", lambda *a, **k: (seen.append(a[0].spec), ours(*a, **k))[1]
     )
     timings, tokens = time_step(
-        replace(STEPS[1], batch=2, length=12, shortest=10), "auto", 2, clock=Clock(), shortest=0.0
+        replace(STEPS[1], batch=2, length=12, shortest=10), "auto", 2, CPU_DEVICE, clock=Clock(), shortest=0.0
     )
     assert tokens == 10 + 12
     assert {name: timing.seconds for name, timing in timings.items()} == {OURS: (0, 0), SDPA: (0, 0)}

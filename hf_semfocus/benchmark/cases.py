@@ -21,6 +21,9 @@ class Case:
         kv_heads: heads of keys and values; ``heads`` by default.
         dtype: name of a floating type of torch.
         direction: "train" (forward and backward), "forward" or "decode" (one query); the latter two without a graph.
+        content: "normal" for standard normal tensors; "hub": every query keeps the first key; "periodic": every 256th
+            key has a high score, so that the highest ones share a group of the selection kernels; "padded": normal,
+            with sequences of half to the full length under a mask of keys.
         over_sdpa, over_eager: required speed-up over that contestant; None for no goal.
         memory: required limit of peak memory in 10**6 bytes, or "below sdpa"; None for no goal.
         probe: whether peak memory is measured.
@@ -39,6 +42,7 @@ class Case:
     kv_heads: int | None = None
     dtype: str = "float32"
     direction: Literal["train", "forward", "decode"] = "train"
+    content: Literal["normal", "hub", "periodic", "padded"] = "normal"
     over_sdpa: float | None = None
     over_eager: float | None = None
     memory: float | Literal["below sdpa"] | None = None
@@ -62,6 +66,7 @@ class Case:
         words += [] if self.direction == "decode" else ["causal" if self.causal else "bidirectional"]
         words += [] if self.direction == "train" else [self.direction]
         words += [] if self.dtype == "float32" else [self.dtype]
+        words += [] if self.content == "normal" else [self.content]
         return " ".join(words)
 
     @property

@@ -19,7 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -47,6 +46,8 @@ def peak_of(call: Callable[[], Any], device: torch.device) -> float:
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device) / 1e6
     else:
+        import psutil  # not needed on a GPU
+
         before = psutil.Process().memory_info().rss / 1e6
     reset_peak(device)
     kept = call()

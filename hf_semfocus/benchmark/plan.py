@@ -13,6 +13,7 @@ from .cases import BELOW_SDPA, Case, judged
 from .contestants import DENSE, EAGER, OURS, SDPA, chosen, contestants
 from .correct import check
 from .environment import environment, load
+from .failures import recorded, without_ratio
 from .inputs import Inputs, step
 from .memory import peak_in_own_process
 from .scaling import series
@@ -37,6 +38,7 @@ class Plan:
         backend: the backend of ours.
         memory: whether peak memory is measured.
         peers: whether contestants other than ``sdpa`` take part.
+        keep_going: record what is wrong or fails, without timing it, and measure the rest.
     """
 
     suite: Suite
@@ -46,6 +48,7 @@ class Plan:
     backend: str = "auto"
     memory: bool = True
     peers: bool = True
+    keep_going: bool = False
 
 
 def run(
@@ -64,7 +67,7 @@ def run(
         All measurements, ready for JSON: seconds, and memory in 10**6 bytes.
 
     Raises:
-        IncorrectError: a backend is wrong; nothing was timed.
+        IncorrectError: a backend is wrong; nothing was timed, unless the plan keeps going.
         ValueError: the backend supports none of the cases.
     """
     torch.set_num_threads(plan.threads)
@@ -79,18 +82,24 @@ def run(
         "steps": [],
         "scaling": [],
         "refused": {},
+        "failed": {},
     }
     backends = _check(plan, device, result, progress)
     cases = [case for case in plan.suite.cases if case in backends]
     shapes = list(dict.fromkeys(case.shape for case in cases))
     for shape in progress(shapes, "time"):
-        result["cases"] += _time([case for case in cases if case.shape == shape], backends, plan, device)
+        with recorded(shape, plan.keep_going, result):
+            timed = _time([case for case in cases if case.shape == shape], backends, plan, device)
+            failed = without_ratio(timed)
+            result["failed"].update(failed)
+            result["cases"] += [each for each in timed if each["label"] not in failed]
         result["scaling"] = series(result["cases"])
         save(result)
     if plan.memory:
         _memory(cases, backends, plan, result, save, progress)
     for wanted in progress([each for each in plan.suite.steps if each.case in backends], "models"):
-        result["steps"].append(measure_step(wanted, plan.backend, plan.repeats))
+        with recorded(wanted.label, plan.keep_going, result):
+            result["steps"].append(measure_step(wanted, plan.backend, plan.repeats, device))
         save(result)
     result["environment"]["load_at_end"] = load()
     result["finished"] = True
@@ -107,15 +116,15 @@ def _check(plan: Plan, device: torch.device, result: Measurements, progress: Pro
             backends[case] = checked[case.label]
             continue
         try:
-            backend = chosen(case, Inputs.of(case, device), plan.backend)
-            result["correct"].append(check(case, backend, device))
+            with recorded(case.label, plan.keep_going, result):
+                backend = chosen(case, Inputs.of(case, device), plan.backend)
+                result["correct"].append(check(case, backend, device))
+                backends[case] = checked[case.label] = backend
         except ValueError as error:
             if plan.backend == "auto":
                 raise
             result["refused"][case.label] = str(error)
-        else:
-            backends[case] = checked[case.label] = backend
-    if not backends:
+    if not backends and not result["failed"]:
         raise ValueError(
             f"backend={plan.backend!r} supports none of the cases: {next(iter(result['refused'].values()))}"
         )
@@ -135,7 +144,7 @@ def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torc
         calls.update({names[name]: partial(step, attend, inputs) for name, attend in found.items()})
         results.append({"label": case.label, "case": asdict(case), "backend": backends[case], "left_out": left_out})
         results[-1]["names"] = names
-    goals = {SDPA, *(result["names"][OURS] for result in results)}
+    goals = set() if plan.keep_going else {SDPA, *(result["names"][OURS] for result in results)}
     slow = SLOW if plan.device == "cpu" else float("inf")  # compiling takes longer than any call there
     timings, failures = measure(calls, plan.repeats, context=calls.keys() - goals, clock=clock_of(device), slow=slow)
     for case, result in zip(cases, results, strict=True):
@@ -148,7 +157,8 @@ def _time(cases: list[Case], backends: dict[Case, str], plan: Plan, device: torc
             for name, timing in timed.items()
             if len(timing.seconds) < plan.repeats
         }
-        ratios = {name: timed[name].median / timed[OURS].median for name in (SDPA, EAGER) if name in timed}
+        rivals = [name for name in (SDPA, EAGER) if name in timed and OURS in timed]
+        ratios = {name: timed[name].median / timed[OURS].median for name in rivals}
         goals_of = {SDPA: case.over_sdpa, EAGER: case.over_eager}
         result["ratios"] = {
             name: {"times_faster": round(ratio, 3), **judged(goals_of[name], lambda goal, r=ratio: r >= goal)}
@@ -166,7 +176,8 @@ def _memory(
     """Measure the peak memory of the timed contestants, each in its own process; full attention once per shape."""
     results = {each["label"]: each for each in result["cases"]}
     known: dict[tuple[str, str], dict[str, float | str]] = {}
-    wanted = [(case, name) for case in cases if case.probe for name in results[case.label]["seconds"]]
+    probed = [case for case in cases if case.probe and case.label in results]
+    wanted = [(case, name) for case in probed for name in results[case.label]["seconds"]]
     for case, name in progress(wanted, "memory"):
         key = (case.shape if name in DENSE else case.label, name)
         if key not in known:

@@ -79,7 +79,8 @@ def remarks(result: Measurements) -> list[str]:
             for name, reason in reasons.items():
                 grouped.setdefault(f"{name}: {kind}{reason}", []).append(each["label"])
     lines = [f"{what} ({_listed(labels, len(result['cases']))})" for what, labels in grouped.items()]
-    return lines + [f"{label}: not measured, {reason}" for label, reason in result["refused"].items()]
+    left = {**result["refused"], **result.get("failed", {})}
+    return lines + [f"{label}: not measured, {reason}" for label, reason in left.items()]
 
 
 def _listed(labels: Sequence[str], of: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from ..hf import configure
 from ..models import Sizes, build_model
 from .cases import Case, judged
 from .contestants import OURS, SDPA
-from .timing import Timing, measure
+from .timing import Timing, clock_of, measure
 
 VOCABULARY = 8192
 """Vocabulary of the language model: with GPT-2's own 50257 the output layer would dominate."""
@@ -37,6 +36,7 @@ class ModelStep:
         task: synthetic task that the paper's encoder is sized for, with SGD as in ``recipes/pretrain.py``; None for
             GPT-2 of 12 layers and width 768, with AdamW.
         dropout: probability; the encoder's is 0.01, with which PyTorch's attention on a CPU holds all scores.
+        dtype: type of weights and activations.
         shortest: tokens of the shortest sequence, padded to ``length``; by default ``length``, without a mask.
     """
 
@@ -47,6 +47,7 @@ class ModelStep:
     goal: float
     task: str | None = None
     dropout: float = 0.0
+    dtype: str = "float32"
     shortest: int | None = None
 
     @property
@@ -59,7 +60,8 @@ class ModelStep:
         """The attention problem of a layer."""
         language = self.task is None
         heads = 12 if language else 1
-        return Case(batch=self.batch, heads=heads, keys=self.length, mechanism=self.mechanism, causal=language)
+        sizes = {"batch": self.batch, "heads": heads, "keys": self.length, "dtype": self.dtype}
+        return Case(**sizes, mechanism=self.mechanism, causal=language)
 
     @property
     def training(self) -> str:
@@ -106,14 +108,19 @@ STEPS = (
     ModelStep(name="GPT-2", batch=1, length=4096, mechanism="topk_sparse:k=8", goal=1.42),
     MAIN_JOB,
 )
+CUDA_STEPS = tuple(
+    ModelStep(name="GPT-2", batch=batch, length=length, mechanism="topk_sparse:k=8", goal=1.0, dtype="bfloat16")
+    for batch, length in ((8, 4096), (2, 16384))
+)
 
 
 def time_step(
     wanted: ModelStep,
     backend: str,
     repeats: int,
+    device: torch.device,
     *,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
     shortest: float = SHORTEST_REPETITION,
 ) -> tuple[dict[str, Timing], int]:
     """Time a training step with both attentions in turn on one model.
@@ -121,13 +128,15 @@ def time_step(
     Args:
         wanted: the step.
         backend: the backend of ours.
+        device: the device.
         repeats, clock, shortest: see :func:`measure`.
 
     Returns:
         The timings by contestant, and the tokens of a step, padding not counted.
     """
     torch.manual_seed(0)
-    model, batch = wanted.build().train(), wanted.inputs()
+    model = wanted.build().to(device, getattr(torch, wanted.dtype)).train()
+    batch = {name: tensor.to(device) for name, tensor in wanted.inputs().items()}
     tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else wanted.batch * wanted.length
     # so small that the weights do not change; the time does not depend on it
     optimizer = (torch.optim.AdamW if wanted.task is None else torch.optim.SGD)(model.parameters(), lr=1e-6)
@@ -145,13 +154,14 @@ def time_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
+    clock = clock or clock_of(device)
     timings, _ = measure(dict.fromkeys(switch, train), repeats, prepare=switch, clock=clock, shortest=shortest)
     return timings, tokens
 
 
-def measure_step(wanted: ModelStep, backend: str, repeats: int) -> dict[str, Any]:
+def measure_step(wanted: ModelStep, backend: str, repeats: int, device: torch.device) -> dict[str, Any]:
     """Time a training step; the result is ready for JSON, with tokens per second and whether the goal is met."""
-    timings, tokens = time_step(wanted, backend, repeats)
+    timings, tokens = time_step(wanted, backend, repeats, device)
     ratio = timings[SDPA].median / timings[OURS].median
     return {
         "label": wanted.label,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..mechanisms import names
 from .cases import BELOW_SDPA, Case
-from .steps import MAIN_JOB, STEPS, ModelStep
+from .steps import CUDA_STEPS, MAIN_JOB, STEPS, ModelStep
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Suite:
 def suite(device: str = "cpu", quick: bool = False) -> Suite:
     """The suite of a device, ``"cpu"`` or ``"cuda"``; ``quick``: small sizes, well under a minute."""
     if device == "cuda":
-        return Suite(QUICK_CUDA if quick else CUDA)
+        return Suite(QUICK_CUDA) if quick else Suite(CUDA, CUDA_STEPS)
     return Suite(QUICK, (MAIN_JOB,)) if quick else Suite(CPU, STEPS)
 
 
@@ -88,19 +89,29 @@ QUICK = (
     Case(heads=8, keys=1024, mechanism="topk_sparse:k=16", direction="decode", probe=False),
 )
 
+TOKENS = 32768
+"""Tokens of a case on a GPU, batch x keys, as far as a sequence is not longer."""
 CUDA_GOALS = {4096: 1.0, 16384: 2.0, 65536: 2.5}
 """Required speed-up over the flash backend at k = 8, by length."""
 
 
-def _cuda(n: int, k: int, head_dim: int, goal: float | None = None) -> Case:
-    goals = {"over_sdpa": goal, "over_eager": None if goal is None else 10.0}
-    return Case(keys=n, head_dim=head_dim, mechanism=f"topk_sparse:k={k}", dtype="bfloat16", **goals)
+def _cuda(n: int, k: int, head_dim: int, **options: Any) -> Case:
+    sizes = {"batch": max(1, TOKENS // n), "keys": n, "head_dim": head_dim}
+    return Case(**sizes, mechanism=f"topk_sparse:k={k}", dtype="bfloat16", **{"probe": False, **options})
 
 
-CUDA = tuple(
-    _cuda(n, k, head_dim, CUDA_GOALS.get(n) if k == 8 else None)
-    for head_dim in (64, 128)
-    for n in (1024, 4096, 16384, 65536)
-    for k in (8, 32, 64)
+def _goals(n: int, k: int) -> dict[str, float]:
+    return {"over_sdpa": CUDA_GOALS[n], "over_eager": 10.0} if k == 8 and n in CUDA_GOALS else {}
+
+
+CUDA = (
+    *(
+        _cuda(n, k, head_dim, probe=(k, head_dim) == (8, 64), **_goals(n, k))
+        for head_dim in (64, 128)
+        for n in (1024, 4096, 16384, 65536)
+        for k in (8, 32, 64)
+    ),
+    *(_cuda(4096, 8, 64, content=content) for content in ("hub", "periodic", "padded")),
+    *(replace(_cuda(n, 64, 128, direction="decode"), batch=8, heads=32, kv_heads=8) for n in (4096, 16384, 65536)),
 )
 QUICK_CUDA = tuple(_cuda(n, 8, 64) for n in (1024, 2048, 4096))

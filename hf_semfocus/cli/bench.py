@@ -7,8 +7,9 @@
     semfocus bench --table outputs/bench-cpu/bench_cpu_amd_epyc.json
     semfocus bench --summary recipes/results/bench_cpu_*.json
 
-If a backend is wrong, nothing is timed and the status is 1. Results are printed as tables, with one line of JSON at
-the end, and written to ``--output_dir`` as ``.json``, ``.md`` and ``.png`` under the name of the processor or GPU.
+If a backend is wrong, nothing is timed and the status is 1; with ``--keep_going`` the other cases are timed. Results
+are printed as tables, with one line of JSON at the end, and written to ``--output_dir`` as ``.json``, ``.md`` and
+``.png`` under the name of the processor or GPU.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class BenchOptions:
     no_memory: bool = option(False, "skip peak memory, which takes a process per case and contestant")
     no_peers: bool = option(False, "skip contestants other than sdpa; the dense ones take most of the time")
     no_models: bool = option(False, "skip training steps of whole models")
+    keep_going: bool = option(False, "go on after a wrong result or a failure; the status is 1 at the end")
     output_dir: str | None = option(
         None, "output folder, whose files are replaced; outputs/bench-cpu or -cuda by default"
     )
@@ -95,6 +97,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any] | list[dict[str, A
         backend=options.backend,
         memory=not options.no_memory,
         peers=not options.no_peers,
+        keep_going=options.keep_going,
     )
     folder = Path(options.output_dir or f"outputs/bench-{options.device}")
     stem = file_stem(options.device)
@@ -108,6 +111,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any] | list[dict[str, A
         raise ValueError(f"output_dir={str(folder)!r} cannot be written to: {error}") from error
     write_results(result, folder, stem)
     print(json.dumps(result))
+    if result["failed"]:
+        sys.exit(1)
     return result
 
 
