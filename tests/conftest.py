@@ -4,6 +4,7 @@ import gc
 import inspect
 import os
 import sys
+from contextlib import suppress
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -11,7 +12,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import time
 
-import hypothesis
 import pytest
 import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
@@ -46,8 +46,12 @@ CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parame
 PATIENCE = 600
 """Seconds after which a test gives up on another process; no test passes or fails by how fast the machine is."""
 
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("untimed")
+with suppress(ImportError):  # the tests of the GPU kernels run without it
+    import hypothesis
+
+    rules = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+    hypothesis.settings.register_profile("untimed", **rules)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_finish():
