@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...attention.problem import Problem
 from ...attention.selection import highest_index
@@ -102,7 +103,7 @@ def _kept(mechanism: Mechanism, problem: Problem) -> tuple[Tensor, Tensor | None
     if not near.shape[-1]:  # no query sees a key
         near = near.new_full((*near.shape[:-1], 1), -1)
     keep = (near >= 0) & (near < at.length) & mechanism.kept_by_position(at._replace(key=near))
-    keep[..., 1:] &= near[..., 1:] != near[..., :-1]
+    keep &= near != functional.pad(near, (1, 0), value=-1)[..., :-1]  # each position once
     if (sees_all := mechanism.sees_all(at)) is not None:
         keep &= ~sees_all
     columns = near if problem.visibility.mask is None else _columns(at.key, near)
