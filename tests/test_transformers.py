@@ -149,8 +149,9 @@ def test_decoding_equals_prefill(family, spec, cache):
 
 
 @pytest.mark.parametrize("spec", SPARSE)
-def test_packed_documents_do_not_see_each_other(spec):
-    built = model("llama", spec)
+@pytest.mark.parametrize("family", CAUSAL_LM)
+def test_packed_documents_do_not_see_each_other(family, spec):
+    built = model(family, spec)
     first, second = tokens(1, 7), tokens(1, 10)
     positions = torch.cat([torch.arange(7), torch.arange(10)])[None]
     packed = built(torch.cat([first, second], 1), position_ids=positions, use_cache=False).logits
