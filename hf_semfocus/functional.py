@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from . import backends
 from .attention.masks import allowed_and_bias
 from .attention.problem import Problem
 from .attention.visibility import Visibility
-from .mechanisms import Mechanism, build
+from .mechanisms import Mechanism, build, get
 
 
 def sparse_attention(
@@ -103,7 +104,7 @@ def _problem(
     dropout_p: float,
     enable_gqa: bool,
 ) -> tuple[Mechanism, Problem]:
-    made = build(mechanism, **params)
+    made = _built(mechanism, params)
     if made.owns_state():
         raise ValueError(f"{made.spec} has trainable parameters, which a layer of a model holds; expected a model")
     _check(query, key, value, attn_mask, scale, dropout_p, enable_gqa)
@@ -124,6 +125,22 @@ def _problem(
         dropout_p=dropout_p,
     )
     return made, problem.drawn() if made.redraws else problem
+
+
+def _built(spec: str, params: dict[str, Any]) -> Mechanism:
+    """``build(spec, **params)``, remembered, as it takes the time of a small call's kernels."""
+    if torch.compiler.is_compiling():
+        return build(spec, **params)
+    cls = get(spec.partition(":")[0])  # another one of that name may be registered later
+    try:
+        return _remembered(cls, spec, **params)
+    except TypeError:  # a value that cannot be remembered
+        return build(spec, **params)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _remembered(cls: type[Mechanism], spec: str, /, **params: Any) -> Mechanism:
+    return build(spec, **params)
 
 
 def _check(

@@ -1,10 +1,13 @@
 """``sparse_attention``'s calling convention: masks of every kind, and errors for what does not fit."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 import hf_semfocus
 from hf_semfocus import mechanisms, sparse_attention
+from hf_semfocus.mechanisms import Mechanism, register, registry
 
 
 def tensors(heads=2, queries=6, keys=6, dim=4, dtype=torch.float32):
@@ -169,3 +172,28 @@ def test_a_new_mechanism_is_one_class():
 def test_no_queries_give_no_rows(name, backend):
     query, key, value = torch.randn(2, 3, 0, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 6)
     assert sparse_attention(query, key, value, name, backend=backend).shape == (2, 3, 0, 6)
+
+
+def test_a_mechanism_registered_anew_is_built_anew():
+    """What has been built is remembered, but by class and by the types of its parameters, too."""
+
+    def registered(columns):
+        @register("anew_sparse")
+        @dataclass(frozen=True, kw_only=True)
+        class Anew(Mechanism):
+            def pattern(self, at):
+                return at.key < columns
+
+        return sparse_attention(query, query, query, "anew_sparse", return_weights=True)[1]
+
+    query = torch.randn(1, 1, 6, 4)
+    try:
+        assert [int((registered(columns) > 0).sum()) for columns in (2, 3)] == [12, 18]
+    finally:
+        del registry._REGISTRY["anew_sparse"]
+    sparse_attention(query, query, query, "topk_sparse", k=1)
+    for wrong in (True, 1.0, [1]):
+        with pytest.raises(ValueError, match="k="):
+            sparse_attention(query, query, query, "topk_sparse", k=wrong)
+    with pytest.raises(ValueError, match="no parameter"):
+        sparse_attention(query, query, query, "topk_sparse", cls=1)

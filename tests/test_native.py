@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -267,3 +268,17 @@ def test_memory_is_of_the_order_of_the_lists():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         sparse_attention(q, k, v, "topk_sparse:k=4", is_causal=True, backend="native").sum().backward()
     assert max(saved) <= 8 * n
+
+
+@pytest.mark.parametrize("mechanism", ["topk_sparse:k=3", "banded_sparse:window=3"])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
+def test_without_gradients_the_output_is_the_same(mechanism, heads):
+    query, key, value = torch.randn(2, heads[0], 9, 8), *torch.randn(2, 2, heads[1], 9, 8)
+    call = partial(sparse_attention, mechanism=mechanism, enable_gqa=True, backend="native")
+    expected = call(query, key, value.requires_grad_())
+    with torch.no_grad():
+        found = call(query, key, value)
+    assert expected.requires_grad
+    assert not found.requires_grad
+    assert torch.equal(found, expected)
+    assert found.transpose(1, 2).is_contiguous()

@@ -6,6 +6,7 @@ that can compute a problem.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -134,9 +135,12 @@ def attend(
         RAN.setdefault(mechanism.name, set()).add(backend)
     # autocast would turn the float32 scores back into half precision; some devices have none
     device = problem.query.device.type
-    with torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False):
+    device = device if torch.amp.is_autocast_available(device) else "cpu"
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         output, weights = BACKENDS[backend].attend(mechanism, problem, return_weights)
-    return output.to(problem.value.dtype), None if weights is None else weights.to(problem.query.dtype)
+    if output.dtype != problem.value.dtype:
+        output = output.to(problem.value.dtype)
+    return output, None if weights is None else weights.to(problem.query.dtype)
 
 
 def _choose(mechanism: Mechanism, problem: Problem, return_weights: bool) -> tuple[str, str]:

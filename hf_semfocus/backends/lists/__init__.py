@@ -85,13 +85,13 @@ class ListBackend:
 
 def _laid_out(problem: Problem, upcast: bool) -> Problem:
     """``problem`` with tensors as :class:`Kernels` describes them."""
-    changed = {}
+    changed, dtype = {}, problem.compute_dtype
     for name in ("query", "key", "value", "bias", "sinks"):
         tensor = given = getattr(problem, name)
         if tensor is None:
             continue
-        if upcast:
-            tensor = tensor.to(problem.compute_dtype)
+        if upcast and tensor.dtype != dtype:
+            tensor = tensor.to(dtype)
         if name != "bias" and tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
             tensor = tensor.contiguous()
         if tensor is not given:

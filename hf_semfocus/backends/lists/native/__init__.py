@@ -51,6 +51,9 @@ def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights:
     inputs = (query, problem.key, problem.value, bias, problem.sinks)
     if torch.compiler.is_compiling():
         return operators.attend(*inputs, index, dropout, problem.scale)[0], None
+    if not torch.is_grad_enabled():  # without the overhead of a node of autograd
+        query, key, value, *extra = inputs
+        return kernels.forward(query, key, value, index, problem.scale, *extra, dropout)[0], None
     return _Attend.apply(*inputs, index, dropout, problem.scale), None
 
 

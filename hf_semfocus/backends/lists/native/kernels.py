@@ -6,95 +6,77 @@ batch and head dimensions may be 1 where they are shared. All tensors are float3
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import build
 
-
-class _Rows(ctypes.Structure):
-    _fields_ = (("data", c_void_p), ("batch", c_int64), ("head", c_int64), ("row", c_int64))
-
-
-class _Plane(ctypes.Structure):
-    _fields_ = (*_Rows._fields_, ("column", c_int64))
+LAYOUT = struct.Struct("=9q 12q 10q 4q f i 3q q 20q 2q")
+"""Of ``struct Problem`` in ``kernels.cpp``. A structure of ``ctypes`` takes twice the time to fill."""
+NO_ROWS, NO_PLANE = (0,) * 4, (0,) * 5
 
 
-class _Index(ctypes.Structure):
-    _fields_ = (("data", c_void_p), ("batch", c_int64), ("head", c_int64))
+def _rows(tensor: Tensor) -> tuple[int, ...]:
+    return (tensor.data_ptr(), *tensor.stride()[:3])
 
 
-SIZES = ("batch", "heads", "kv_heads", "queries", "keys", "head_dim", "value_dim", "slots", "threads")
-
-
-class _Problem(ctypes.Structure):
-    """Mirror of ``struct Problem`` in ``kernels.cpp``."""
-
-    _fields_ = (
-        *((name, c_int64) for name in SIZES),
-        *((name, _Rows) for name in ("query", "key", "value")),
-        *((name, _Plane) for name in ("mask", "bias")),
-        *((name, c_void_p) for name in ("list_bias", "limit", "sinks", "dropout")),
-        ("scale", c_float),
-        ("sign", c_int32),
-        ("index", _Index),
-        ("weights", c_void_p),
-        *((name, _Rows) for name in ("output", "grad_output", "grad_query", "grad_key", "grad_value")),
-        *((name, c_void_p) for name in ("grad_scores", "delta")),
-    )
-
-
-def _rows(tensor: Tensor) -> _Rows:
-    return _Rows(tensor.data_ptr(), *tensor.stride()[:3])
-
-
-def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> _Plane:
+def _plane(tensor: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A tensor broadcast to ``shape``, with zero strides."""
     if tensor is None:
-        return _Plane()
+        return NO_PLANE
     tensor = tensor.expand(shape)
-    return _Plane(tensor.data_ptr(), *tensor.stride())
+    return (tensor.data_ptr(), *tensor.stride())
 
 
-def _pointer(tensor: Tensor | None, *shape: int) -> int | None:
+def _pointer(tensor: Tensor | None, *shape: int) -> int:
     """Address of a dense tensor of ``shape``, which is checked here, as the kernels do not."""
     if tensor is None:
-        return None
+        return 0
     if tuple(tensor.shape) != shape or not tensor.is_contiguous():
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)}, strides {tensor.stride()}; expected dense {shape}")
     return tensor.data_ptr()
 
 
-def _index(index: Tensor, shape: tuple[int, ...]) -> _Index:
-    index = index.expand(*shape[:2], *index.shape[2:])
-    return _Index(index.data_ptr(), *index.stride()[:2])
-
-
-def _problem(query: Tensor, key: Tensor, slots: int, scale: float, **rest: object) -> _Problem:
+def _call(
+    name: str,
+    query: Tensor,
+    key: Tensor,
+    index: Tensor,
+    scale: float,
+    *,
+    value_dim: int = 0,
+    value: Sequence[int] = NO_ROWS,
+    mask: Sequence[int] = NO_PLANE,
+    bias: Sequence[int] = NO_PLANE,
+    list_bias: int = 0,
+    limit: int = 0,
+    sinks: int = 0,
+    dropout: int = 0,
+    sign: int = 0,
+    weights: int = 0,
+    output: Sequence[int] = NO_ROWS,
+    grad_output: Sequence[int] = NO_ROWS,
+    grad_query: Sequence[int] = NO_ROWS,
+    grad_key: Sequence[int] = NO_ROWS,
+    grad_value: Sequence[int] = NO_ROWS,
+    grad_scores: int = 0,
+    delta: int = 0,
+) -> None:
+    """Call the kernel ``name`` with the fields of its ``struct Problem``, in order."""
     batch, heads, queries, dim = query.shape
-    return _Problem(
-        batch=batch,
-        heads=heads,
-        kv_heads=key.shape[1],
-        queries=queries,
-        keys=key.shape[2],
-        head_dim=dim,
-        slots=slots,
-        threads=torch.get_num_threads(),
-        query=_rows(query),
-        key=_rows(key),
-        scale=scale,
-        **rest,
+    strides = [index.stride(d) * (index.shape[d] > 1) for d in (0, 1)]  # 0 where lists are shared
+    problem = LAYOUT.pack(
+        *(batch, heads, key.shape[1], queries, key.shape[2], dim, value_dim, index.shape[3], torch.get_num_threads()),
+        *(*_rows(query), *_rows(key), *value, *mask, *bias),
+        *(list_bias, limit, sinks, dropout, scale, sign),
+        *(index.data_ptr(), *strides, weights),
+        *(*output, *grad_output, *grad_query, *grad_key, *grad_value),
+        *(grad_scores, delta),
     )
-
-
-def _call(name: str, problem: _Problem) -> None:
-    function = getattr(build.load(), name)
-    function.argtypes, function.restype = (POINTER(_Problem),), None
-    function(problem)
+    getattr(build.load(), name)(problem)
 
 
 def dense_rows(tensor: Tensor) -> Tensor:
@@ -128,17 +110,14 @@ def select(
     index = query.new_empty(*query.shape[:3], k, dtype=torch.int32)
     _call(
         "select_keys",
-        _problem(
-            query,
-            key,
-            k,
-            scale,
-            sign=sign,
-            mask=_plane(mask, shape),
-            bias=_plane(bias, shape),
-            limit=_pointer(limit, query.shape[2]),
-            index=_index(index, shape),
-        ),
+        query,
+        key,
+        index,
+        scale,
+        sign=sign,
+        mask=_plane(mask, shape),
+        bias=_plane(bias, shape),
+        limit=_pointer(limit, query.shape[2]),
     )
     return index
 
@@ -169,26 +148,23 @@ def forward(
         ``(output, weights)``: ``[batch, heads, queries, value_dim]``, laid out as ``[batch, queries, heads, ...]``,
         and ``[batch, heads, queries, slots]`` before dropout.
     """
-    shape = (*query.shape[:3], key.shape[2])
     batch, heads, queries, slots = *query.shape[:3], index.shape[-1]
-    output = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+    dim = value.shape[-1]
+    output = query.new_empty_strided((batch, heads, queries, dim), (queries * heads * dim, dim, heads * dim, 1))
     weights = query.new_empty(batch, heads, queries, slots)
     _call(
         "forward",
-        _problem(
-            query,
-            key,
-            slots,
-            scale,
-            value_dim=value.shape[-1],
-            value=_rows(value),
-            list_bias=_pointer(bias, *weights.shape),
-            sinks=_pointer(sinks, heads),
-            dropout=_pointer(dropout, *weights.shape),
-            index=_index(index, shape),
-            weights=_pointer(weights, *weights.shape),
-            output=_rows(output),
-        ),
+        query,
+        key,
+        index,
+        scale,
+        value_dim=dim,
+        value=_rows(value),
+        list_bias=_pointer(bias, *weights.shape),
+        sinks=_pointer(sinks, heads),
+        dropout=_pointer(dropout, *weights.shape),
+        weights=weights.data_ptr(),
+        output=_rows(output),
     )
     return output, weights
 
@@ -220,21 +196,18 @@ def backward(
     delta = weights.new_empty(weights.shape[:3]) if wants_sinks else None
     _call(
         "backward",
-        _problem(
-            query,
-            key,
-            index.shape[-1],
-            scale,
-            value_dim=value.shape[-1],
-            value=_rows(value),
-            dropout=_pointer(dropout, *weights.shape),
-            index=_index(index, (*query.shape[:3], key.shape[2])),
-            weights=_pointer(weights, *query.shape[:3], index.shape[-1]),
-            grad_output=_rows(grad_output),
-            grad_scores=_pointer(grad_scores, *weights.shape),
-            delta=_pointer(delta, *query.shape[:3]),
-            **{f"grad_{name}": _rows(grad) for name, grad in zip(("query", "key", "value"), grads, strict=True)},
-        ),
+        query,
+        key,
+        index,
+        scale,
+        value_dim=value.shape[-1],
+        value=_rows(value),
+        dropout=_pointer(dropout, *weights.shape),
+        weights=_pointer(weights, *query.shape[:3], index.shape[-1]),
+        grad_output=_rows(grad_output),
+        grad_scores=_pointer(grad_scores, *weights.shape),
+        delta=_pointer(delta, *query.shape[:3]),
+        **{f"grad_{name}": _rows(grad) for name, grad in zip(("query", "key", "value"), grads, strict=True)},
     )
     # a sink has no value, so only its share of the softmax gets a gradient
     grad_sinks = -(delta * (1 - weights.sum(-1))).sum((0, 2)) if wants_sinks else None
