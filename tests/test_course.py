@@ -62,8 +62,8 @@ def test_schedule_says_which_attention_a_step_has():
     schedule = FocusSchedule.parse("sdpa@3>topk_sparse:k=32@50%>topk_sparse:k=8")
     assert schedule.names == ("sdpa", "topk_sparse:k=32", "topk_sparse:k=8")
     expected = ["sdpa"] * 3 + ["topk_sparse:k=32"] * 2 + ["topk_sparse:k=8"] * 5
-    assert [schedule.at(step, 10) for step in range(10)] == expected
-    assert FocusSchedule.parse("sdpa").at(7, 10) == "sdpa"
+    assert [schedule.at(step, 10).name for step in range(10)] == expected
+    assert FocusSchedule.parse("sdpa").at(7, 10).name == "sdpa"
 
 
 @pytest.mark.parametrize(

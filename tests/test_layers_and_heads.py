@@ -237,10 +237,12 @@ def test_tables_cannot_change_in_place():
 
 def test_dense_layers_are_those_of_sdpa():
     dense = model(tables={}, name="sdpa")
-    built = model(tables={"layers": {"0-": "sdpa"}})
-    built.load_state_dict(dense.state_dict())
-    torch.testing.assert_close(built(ids()).logits, dense(ids()).logits)
-    assert verified(built) == ["full", "full"]
+    for span in ("0-", "-2"):
+        built = model(tables={"layers": {span: "sdpa"}})
+        built.load_state_dict(dense.state_dict())
+        torch.testing.assert_close(built(ids()).logits, dense(ids()).logits)
+        assert verified(built) == ["full", "full"]
+    assert verified(model(tables={"layers": {"-1": "sdpa"}})) == [BASE, "full"]
 
 
 def encoder_decoder(family):
@@ -285,9 +287,11 @@ def test_layers_without_a_number_are_counted_by_their_path():
         ({"layers": {"1-2": "sdpa"}}, "layers: '1-2' is not in the model"),
         ({"layers": {"0-1": "sdpa", "1": "eager"}}, "layers: 1 is in two entries; expected every number once"),
         ({"layers": {"1": "sdpa", "0-": "eager"}}, "layers: 1 is in two entries"),
-        ({"layers": {0: "sdpa"}}, "layers: 0 is not allowed; expected a string such as '3', '0-3' or '8-'"),
+        ({"layers": {0: "sdpa"}}, "layers: 0 is not allowed; expected a string: '3', '0-3', '8-' or '-2'"),
         ({"layers": {"1-0": "sdpa"}}, "layers: '1-0' is not allowed"),
-        ({"layers": {"-1": "sdpa"}}, "layers: '-1' is not allowed"),
+        ({"layers": {"-0": "sdpa"}}, "layers: '-0' is not allowed"),
+        ({"layers": {"-3": "sdpa"}}, "layers: '-3' is not in the model; expected numbers from 0 to 1"),
+        ({"layers": {"-1": "sdpa", "1": "eager"}}, "layers: 1 is in two entries"),
         ({"layers": "sdpa"}, r"layers: 'sdpa' is not allowed; expected a dict such as \{'0-3': 'sdpa'\}"),
         ({"layers": ["sdpa"]}, r"layers: \['sdpa'\] is not allowed"),
         ({"layers": {"0": 3}}, "layers: 0: 3 is not allowed; expected a name such as 'topk_sparse:k=8'"),

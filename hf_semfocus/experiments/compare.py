@@ -72,8 +72,12 @@ def compare(
     hub = hub or HubOptions()
     check_publishing(hub, attentions)
     for attention in attentions:  # a name that does not work ends it here
-        for name in FocusSchedule.parse(attention).names:
+        schedule = FocusSchedule.parse(attention)
+        for name in schedule.names:
             model = experiment.build(name)
+        if schedule.by_layer:
+            for each in schedule.attentions:
+                schedule.switch(model, each)
     parameters = sum(p.numel() for p in model.parameters())
     workers = number_of_workers(accelerator, options, comparison, parameters, command)
     space = _bytes_needed(model, options, len(attentions) * len(seeds))

@@ -22,6 +22,7 @@ from ..metrics import quantities
 from ..reports import plots, report
 from ..training import ComparisonOptions, MetricsLog, Objective, OutputFolder, Rows, TrainingOptions, evaluate
 from ..training.log import read
+from ..training.schedules import FocusSchedule
 from ..training.setup import where
 from .base import Experiment
 from .swap_options import DENSE, SwapOptions
@@ -191,4 +192,4 @@ def _longest(experiment: Experiment, seed: int) -> int:
 
 def _spec(attention: str) -> str:
     """One spelling for attentions that are the same."""
-    return build(attention).spec if is_ours(attention) and ">" not in attention else attention
+    return build(attention).spec if is_ours(attention) and FocusSchedule.parse(attention).is_constant else attention

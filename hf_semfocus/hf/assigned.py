@@ -2,9 +2,9 @@
 
     {"k": 8, "heads": {"0-1": "bottomk_sparse:k=8"}, "layers": {"0-3": "sdpa", "11": {"5-": "topk_sparse:k=32"}}}
 
-Keys are numbers from 0: ``"3"``, ``"0-3"``, or ``"8-"`` for 8 and all after it. Values are names, complete with their
-parameters; for layers also a table of heads. ``heads`` is for the layers that are not in ``layers``. What neither
-names has the attention of the model.
+Keys are numbers from 0: ``"3"``, ``"0-3"``, ``"8-"`` for 8 and all after it, or ``"-2"`` for the last two. Values
+are names, complete with their parameters; for layers also a table of heads. ``heads`` is for the layers that are not
+in ``layers``. What neither names has the attention of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .settings import REMEMBERED, TABLES, is_ours, resolve
 
 DENSE = ("sdpa", "eager")
 """Names of full attention in layers and heads."""
-SPAN = re.compile(r"(\d{1,6})(-(\d{1,6})?)?")
+SPAN = re.compile(r"(\d{1,6})(-(\d{1,6})?)?|-([1-9]\d{0,5})")
 ENDLESS = 10**6
 ALL = range(ENDLESS)
 Plan = tuple[tuple[tuple[int, ...] | None, str | None], ...]
@@ -131,10 +131,11 @@ def _spans(where: str, table: Any, count: int | None) -> list[tuple[str, range, 
     for key, entry in table:
         match = SPAN.fullmatch(key) if isinstance(key, str) else None
         if match is None or (match[3] and int(match[3]) < int(match[1])):
-            raise ValueError(f"{where}: {shown(key)} is not allowed; expected a string such as '3', '0-3' or '8-'")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[3]) if match[3] else (count or ENDLESS) - 1
-        if count is not None and max(first, last) >= count:
+            raise ValueError(f"{where}: {shown(key)} is not allowed; expected a string: '3', '0-3', '8-' or '-2'")
+        end = count or ENDLESS
+        first = end - int(match[4]) if match[4] else int(match[1])
+        last = int(match[3]) if match[3] else end - 1 if match[2] or match[4] else first
+        if first < 0 or (count is not None and max(first, last) >= count):
             raise ValueError(f"{where}: {key!r} is not in the model; expected numbers from 0 to {count - 1}")
         for _, other, _ in found:
             if first < other.stop and other.start <= last:

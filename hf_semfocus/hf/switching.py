@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -73,6 +73,21 @@ def set_tables(model: PreTrainedModel, tables: Tables) -> None:
         if module.config is not source and isinstance(module.config, PreTrainedConfig):
             module.config.__dict__[SETTINGS] = stored_settings(source)
     attach(model)
+
+
+def set_layers(model: nn.Module, layers: Mapping[str, str]) -> None:
+    """Give a model the names by layer, beside the parameters it has, where its attention is one of ours.
+
+    Raises:
+        ValueError: a layer does not exist, or an attention does not.
+    """
+    changed = False
+    for config in configurations(model):
+        before = stored_settings(config) or {}
+        if is_ours(config._attn_implementation) and before.get("layers", {}) != layers:
+            config.__dict__[SETTINGS], changed = {**before, "layers": dict(layers)}, True
+    if changed:
+        attach(model)
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:

@@ -47,7 +47,7 @@ def finish(state: RunState) -> dict[str, Any]:
     save_model(accelerator, state.model, folder / "last", state.tokenizer)
     result = {
         **state.who,
-        "last_attention": state.focus.at(max(0, progress.step - 1), state.steps),
+        "last_attention": state.focus.at(max(0, progress.step - 1), state.steps).name,
         "status": "diverged" if state.diverged else "finished" if progress.reached is None else "converged",
         "reached": progress.reached,
         **(progress.last or {}),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..console import check_at_least, imports, option
+from .grammar import HELP
 
 
 @dataclass
@@ -98,7 +99,7 @@ class ComparisonOptions:
         ValueError: a value outside its range, or given twice.
     """
 
-    attention: list[str] = option([], "names as NAME or NAME:param=value,..., or a schedule NAME@200>NAME@50%>NAME")  # noqa: RUF009
+    attention: list[str] = option([], HELP)  # noqa: RUF009
     seeds: list[int] = option([153476998], "seeds of the data and of the runs")  # noqa: RUF009
     imports: list[str] = imports()  # noqa: RUF009
     workers: int | None = option(

@@ -5,7 +5,6 @@ Both are functions of the step alone, so that a run which is resumed, on any num
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ from transformers import PreTrainedModel, get_scheduler
 
 from ..data.batches import steps_per_epoch
 from ..hf.state import owns_state
+from ..hf.switching import set_layers
+from .grammar import Attention, Phase, phase
 from .options import TrainingOptions
 from .progress import total_steps
-
-_UNTIL = re.compile(r"([1-9]\d*)(%?)")
 
 
 def learning_rate(options: TrainingOptions, steps: int) -> Callable[[int, int], float]:
@@ -47,25 +46,25 @@ def bound_to_length(options: TrainingOptions, attentions: Iterable[str]) -> str 
     if options.warmup_steps and options.warmup_steps < 1:
         return f"warmup_steps={options.warmup_steps:g} is a share of all steps"
     for attention in attentions:
-        if any(percent for *_, percent in FocusSchedule.parse(attention).phases):
+        if FocusSchedule.parse(attention).needs_length:
             return f"attention={attention!r} changes at a share of all steps"
     return None
 
 
 @dataclass(frozen=True)
 class FocusSchedule:
-    """The attention of a run by step: one name, or several with the step at which each ends.
+    """The attention of a run by step, in the grammar of :mod:`.grammar`.
 
     ``sdpa@200>topk_sparse:k=32@50%>topk_sparse:k=8`` is full attention for 200 steps, 32 keys until half of the run,
     and 8 keys from there on.
 
     Attributes:
         text: as it was written.
-        phases: names with the step, or the share of the run in percent, at which each ends; None for the last.
+        phases: in order.
     """
 
     text: str
-    phases: tuple[tuple[str, int | None, bool], ...]
+    phases: tuple[Phase, ...]
 
     @classmethod
     def parse(cls, text: str) -> FocusSchedule:
@@ -75,18 +74,14 @@ class FocusSchedule:
             ValueError: a phase but the last without its end, a last one with an end, or a later one with trainable
                 parameters, which the optimizer would not know.
         """
-        *before, last = text.split(">")
-        phases = []
-        for phase in before:
-            name, _, until = phase.rpartition("@")
-            match = _UNTIL.fullmatch(until)
-            if not name or match is None:
-                raise ValueError(f"attention={text!r}: when does {phase!r} end? expected NAME@STEP or NAME@50%")
-            phases.append((name, int(match[1]), bool(match[2])))
-        if not last or "@" in last:
-            raise ValueError(f"attention={text!r}: {last!r} ends the schedule; expected a NAME without an end")
-        made = cls(text, (*phases, (last, None, False)))
-        first, *later = (name.partition(":")[0] for name in made.names)
+        parts = text.split(">")
+        try:
+            phases = tuple(phase(part, last=number == len(parts)) for number, part in enumerate(parts, start=1))
+        except ValueError as error:
+            raise ValueError(f"attention={text!r}: {error}") from None
+        made = cls(text, phases)
+        inner = [name for attention in made.attentions for _, name in attention.layers]
+        first, *later = (name.partition(":")[0] for name in (*made.names, *inner))
         if late := [name for name in later if name != first and owns_state(name)]:
             raise ValueError(
                 f"attention={text!r}: {late[0]} has trainable parameters; expected it from the first step"
@@ -94,25 +89,59 @@ class FocusSchedule:
         return made
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Every attention there is, in order."""
-        return tuple(name for name, _, _ in self.phases)
+    def attentions(self) -> list[Attention]:
+        """Every attention there is, in order; of a parameter that changes the first and the last value."""
+        return [attention for part in self.phases for attention in part.attentions]
 
-    def at(self, step: int, steps: int) -> str:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of :attr:`attentions`; those of single layers are left out."""
+        return tuple(attention.name for attention in self.attentions)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a single name."""
+        return len(self.attentions) == 1 and not self.by_layer
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether it says for every step which layers have an attention of their own."""
+        return any(attention.layers for attention in self.attentions)
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the attention of a step depends on the length of the run."""
+        ends = [part.end for part in self.phases if part.end is not None]
+        return self.phases[-1].moves or any(sign or percent for sign, _, percent in ends)
+
+    def at(self, step: int, steps: int, seed: int | None = None) -> Attention:
         """The attention of step number ``step``, from 0, of a run of ``steps``.
+
+        Args:
+            step: number of the step.
+            steps: of the whole run.
+            seed: draws among alternatives; None takes the last, which a model is evaluated and saved with.
 
         Raises:
             ValueError: a phase ends before the one before it.
         """
-        ends = [end * steps // 100 if percent else end for _, end, percent in self.phases[:-1]]
-        if ends != sorted(ends):
-            raise ValueError(f"attention={self.text!r}: its phases end at steps {ends}; expected increasing ones")
-        return self.names[sum(end <= step for end in ends)]
+        ends = [part.stop(steps) for part in self.phases]
+        if ends[:-1] != sorted(ends[:-1]) or ends[0] < 0:
+            raise ValueError(f"attention={self.text!r}: its phases end at steps {ends[:-1]}; expected increasing ones")
+        number = sum(end <= step for end in ends[:-1])
+        return self.phases[number].at(step, ends[number - 1] if number else 0, ends[number], seed)
 
-    def apply(self, model: PreTrainedModel, step: int, steps: int) -> None:
-        """Give the model the attention of that step; a single name is what the model was built with."""
-        if len(self.phases) > 1 and model.config._attn_implementation != (name := self.at(step, steps)):
-            model.set_attn_implementation(name)
+    def apply(self, model: PreTrainedModel, step: int, steps: int, seed: int | None = None) -> None:
+        """Give the model the attention of a step, see :meth:`at`; a single name is what the model was built with."""
+        if not self.is_constant:
+            self.switch(model, self.at(step, steps, seed))
+
+    def switch(self, model: PreTrainedModel, attention: Attention) -> None:
+        """Give the model one of :attr:`attentions`."""
+        if model.config._attn_implementation != attention.name:
+            model.set_attn_implementation(attention.name)
+        if self.by_layer:
+            set_layers(model, dict(attention.layers))
 
 
 def check_course(options: TrainingOptions, rows: int, attentions: Iterable[str]) -> None:

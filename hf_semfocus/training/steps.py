@@ -65,8 +65,10 @@ def take_step(state: RunState, batch: Batch, asked_to_stop: Callable[[], list[bo
     state.learning_rate = state.rate(progress.step, progress.epoch)
     for group in optimizer.param_groups:
         group["lr"] = state.learning_rate
-    state.focus.apply(state.unwrapped, progress.step, state.steps)
+    course = state.unwrapped, progress.step, state.steps
+    state.focus.apply(*course, state.run.seed)
     loss, correct = backward(accelerator, state.model, batch, state.objective)
+    state.focus.apply(*course)  # what evaluations and saved models have
     norm = whole(accelerator.clip_grad_norm_(state.model.parameters(), state.options.max_grad_norm))
     loss, correct, norm, *came = sums(accelerator, loss, correct, norm, *asked_to_stop())
     # A scaler deals with infinite gradients of float16 itself.
