@@ -116,7 +116,7 @@ def test_set_up_is_two_commands():
     assert COMMANDS[0].startswith("git clone ")
     main, test = (line.split(" && ") for line in COMMANDS if "-m venv" in line)
     assert main[-1] == ".venv/bin/accelerate launch recipes/pretrain.py"
-    assert test[-1] == ".venv/bin/pytest"
+    assert test[-1] == ".venv/bin/pytest -n 2"
     assert sum("pytest" in line for line in COMMANDS) == 1
 
 
