@@ -140,6 +140,25 @@ def mqar(task, tokens):
     return labels
 
 
+def planted(task, tokens):
+    query, *pairs = map(task.decode, ([token] for token in tokens))
+    if not query.startswith("?") or any(pair.startswith("?") for pair in pairs):
+        raise malformed(task, f"expected a query and then pairs, got {task.decode(tokens)!r}")
+    found = [pair[-1] for pair in pairs if pair[0] == query[1]]
+    if len(found) != task.relevant:
+        raise malformed(task, f"{len(found)} pairs have the key of the query, expected {task.relevant}")
+    return found.count("1")
+
+
+def in_context_regression(task, tokens):
+    # Examples in exact integers: twice a level's value is odd, and inputs agree or differ in each of three places.
+    *examples, query = (task.decode([token]).split(":") for token in tokens)
+    if query[1] != "?" or any(level == "?" for _, level in examples):
+        raise malformed(task, f"expected examples and then an input, got {task.decode(tokens)!r}")
+    same = [sum(a == b for a, b in zip(x, query[0], strict=True)) for x, _ in examples]
+    return int(sum((2 * int(level) - 3) * (2 * s - 3) for s, (_, level) in zip(same, examples, strict=True)) > 0)
+
+
 def _apply(operator, ordered):
     if operator == _SM:
         return int(str(sum(ordered))[-1])

@@ -485,12 +485,68 @@ def test_bad_arguments_are_named(arguments, message, tmp_path):
         ("solve_equation", {"max_length": 2}),
         ("listops", {"max_args": 1}),
         ("listops", {"min_length": 600}),
+        ("planted", {"relevant": 40}),
+        ("in_context_regression", {"noise": -1.0}),
     ],
 )
 def test_impossible_sizes_are_refused(name, config):
     key, value = next(iter(config.items()))
     with pytest.raises(ValueError, match=f"{key}={value}.*expected"):
         replace(tasks.get(name), **config)
+
+
+def test_a_name_may_set_parameters(tmp_path):
+    assert tasks.get("mqar:num_pairs=4,power=0.5") == replace(tasks.get("mqar"), num_pairs=4, power=0.5)
+    longer = tasks.load("parity:max_length=90", size=3, cache_dir=tmp_path)["input_ids"]
+    assert [len(row) for row in longer] == [90] * 3
+    assert (tasks.split_size("mqar:num_pairs=4", "train"), tasks.split_size("parity", "test")) == (20000, 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("paritty:max_length=3", "did you mean 'parity'"),
+        ("parity:length=3", "parity: 'length=3', expected some of max_length, each once"),
+        ("parity:max_length", "max_length='', expected int"),
+        ("mqar:power=much", "mqar: power='much', expected float"),
+        ("parity:max_length=3,max_length=4", "each once"),
+        ("parity:max_length=0", "max_length=0, expected 1 or more"),
+    ],
+)
+def test_parameters_that_are_none_are_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        tasks.get(name)
+
+
+@pytest.mark.parametrize("relevant", [2, 4, 8])
+def test_planted_labels_and_places_are_uniform(relevant):
+    task = tasks.get(f"planted:relevant={relevant}")
+    rows, labels = draw(task, 6000)
+    assert [solve(task, row) for row in rows[:300]] == labels[:300]
+    assert abs(excess(Counter(labels), dict.fromkeys(range(relevant + 1), 1 / (relevant + 1)))) < 5
+    places, ones = Counter(), Counter()
+    for row in rows:
+        query = row[0]
+        here = [place for place, token in enumerate(row[1:]) if (token - 8) // 2 == query]
+        places.update(here)
+        ones.update(place for place in here if row[1 + place] % 2)
+    uniform = dict.fromkeys(range(39), 1 / 39)
+    assert max(abs(excess(places, uniform)), abs(excess(ones, uniform))) < 5
+
+
+def test_regression_in_context_needs_many_examples():
+    task = tasks.get("in_context_regression")
+    rows, labels = draw(task, 2000)
+    assert abs(np.mean(labels) - 0.5) < 0.05
+    levels = Counter(token % 4 for row in rows for token in row[:-1])
+    assert abs(excess(levels, dict.fromkeys(range(4), 0.25))) < 5
+
+    def accuracy(kept):
+        """Of the same prediction from the last examples alone."""
+        short = replace(task, max_length=kept + 1)
+        return np.mean([solve(short, row[-kept - 1 :]) == label for row, label in zip(rows, labels, strict=True)])
+
+    assert accuracy(5) < 0.8 < accuracy(15) < accuracy(30) < accuracy(39) == 1
 
 
 # Datasets and their cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -36,7 +37,7 @@ def synthetic(
     """Train on a task of :mod:`hf_semfocus.data.tasks`.
 
     Args:
-        name: of the task; one of the kind "causal_lm" is predicted token by token.
+        name: of the task, with parameters if any; one of the kind "causal_lm" is predicted token by token.
         model: preset or checkpoint; the paper's encoder by default, and LLaMA for a causal task.
         sizes: fields of :class:`Sizes` that differ from the paper's.
         train_size, eval_size: number of examples; the task's own by default.
@@ -67,7 +68,7 @@ def synthetic(
         return tuple(make(split["input_ids"][:], split["labels"][:], task.pad_token_id) for split in splits)
 
     return Experiment(
-        name=title(name, model),
+        name=title(re.sub("[:,]", "-", name), model),
         kind=task.kind,
         dataset=name,
         build=lambda attention: build_model(task.kind, model, attention, shape),

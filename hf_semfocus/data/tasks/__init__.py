@@ -1,8 +1,9 @@
-"""The paper's eight tasks (arXiv 2506.14095, experiments), and associative recall, as seeded, cached `datasets`.
+"""The paper's eight tasks (arXiv 2506.14095, experiments) and three more, as seeded, cached `datasets`.
 
     from hf_semfocus.data import tasks
 
     train = tasks.load("even_pairs", split="train", seed=153476998)
+    longer = tasks.load("even_pairs:max_length=80", split="test")
     tasks.get("even_pairs").decode(train[0]["input_ids"])
 
 Every module of this package is imported and the tasks in it register themselves: a new task is one new file.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from ...messages import check_integer, did_you_mean
@@ -22,7 +24,7 @@ from .cache import cached
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "get", "load", "names", "register"]
+__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "get", "load", "names", "register", "split_size"]
 
 # First of the paper's ten seeds; it seeds the data as well as the run.
 DEFAULT_SEED = 153476998
@@ -38,10 +40,37 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Task:
-    """The task of that name; ValueError with the choices if there is none."""
-    if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"unknown task {name!r}{did_you_mean(name, names())}, expected one of {names()}")
-    return REGISTRY[name]
+    """The task of that name, which may set parameters: NAME:param=value,...
+
+    Raises: ValueError with the choices if there is no such task or parameter, or the task refuses the value.
+    """
+    own, _, given = name.partition(":") if isinstance(name, str) else (name, "", "")
+    if own not in REGISTRY:
+        raise ValueError(f"unknown task {name!r}{did_you_mean(own, names())}, expected one of {names()}")
+    task = REGISTRY[own]
+    return replace(task, **_parameters(task, given)) if given else task
+
+
+def _parameters(task: Task, given: str) -> dict[str, int | float]:
+    """The values of `param=value,...`, of the types that the task's own have."""
+    values = {}
+    for part in given.split(","):
+        name, _, text = part.partition("=")
+        known = {field.name: type(getattr(task, field.name)) for field in fields(task)}
+        if name not in known or name in values:
+            raise ValueError(f"{task.name}: {part!r}, expected some of {', '.join(known)}, each once, as param=value")
+        try:
+            values[name] = known[name](text)
+        except ValueError:
+            raise ValueError(f"{task.name}: {name}={text!r}, expected {known[name].__name__}") from None
+    return values
+
+
+def split_size(name: str, split: str) -> int:
+    """Rows that a split of a task has by default; ValueError for an unknown name or split."""
+    if not isinstance(split, str) or split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {list(SPLITS)}")
+    return (split == "train" and get(name).train_size) or SPLITS[split]
 
 
 def load(
@@ -67,9 +96,6 @@ def load(
         "causal_lm" a list of them, as long as the row).
     Raises: ValueError for an unknown name or split, or a bad seed or size.
     """
-    task = get(name)
-    if not isinstance(split, str) or split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}, expected one of {list(SPLITS)}")
-    usual = (split == "train" and task.train_size) or SPLITS[split]
+    task, usual = get(name), split_size(name, split)
     size = usual if size is None else check_integer("size", size, 1)
     return cached(task, split, check_integer("seed", seed, 0), size, cache_dir)
