@@ -6,6 +6,7 @@ A YAML file (``--config``) sets defaults; the command line takes precedence.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -40,14 +41,7 @@ def parse(
     args = list(sys.argv[1:] if args is None else args)
     if first and args and not args[0].startswith("-"):
         args = [f"--{first}", *args]
-    parser = _Parser(
-        types,
-        allow_abbrev=False,
-        description=about,
-        usage="%(prog)s [--option value ...]",
-        formatter_class=_Formatter,
-    )
-    parser.add_argument("--config", help="YAML file of options; the command line takes precedence")
+    parser = _parser(types, about)
     path = parser.parse_known_args(args)[0].config
     names = [f.name for cls in types for f in dataclasses.fields(cls)]
     if path is not None:
@@ -60,6 +54,20 @@ def parse(
     if unknown:
         raise ValueError(_unknown(unknown[0], names))
     return tuple(options)
+
+
+@functools.cache
+def _parser(types: tuple[type, ...], about: str | None) -> _Parser:
+    """A parser is kept, as the points of a grid need it thousands of times."""
+    parser = _Parser(
+        types,
+        allow_abbrev=False,
+        description=about,
+        usage="%(prog)s [--option value ...]",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--config", help="YAML file of options; the command line takes precedence")
+    return parser
 
 
 class _Parser(HfArgumentParser):
