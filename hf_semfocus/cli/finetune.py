@@ -37,10 +37,14 @@ from ..experiments import (
     title,
     with_lora,
 )
+from ..experiments.adapted import LEARNING_RATE as LORA_RATE
 from ..experiments.labeled import ATTENTIONS, DEFAULTS, ROWS
 from ..experiments.swap_options import DENSE
-from ..training import ComparisonOptions, TrainingOptions, start
+from ..training import ComparisonOptions, TrainingOptions, start, stated
+from .points import check_single
 
+CLM = {**DEFAULTS, "eval_batch_size": 16, "best_by": "loss"}
+"""Options of fine-tuning a language model, whose logits are large."""
 TASKS = [kinds.get(name).task for name in (*ROWS, "causal_lm")]
 
 
@@ -83,6 +87,21 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return compare(accelerator, experiment, training, comparison, hub, *kept, command="finetune", after=after)
 
 
+def configuration(args: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a single run: the options that differ from their general defaults.
+
+    Raises:
+        ValueError: what :func:`main` would refuse before it reads a model or data, a swap, or not exactly one
+            attention and one seed.
+    """
+    options, examples, lora, swap, comparison, training, _ = parse(*OPTIONS, args=args)
+    check_applies(options, examples)
+    check_unset(swap, ("swap", "swap_k", "swap_only"), "on a point of a grid")
+    check_single(comparison)
+    defaults = {**(DEFAULTS if options.task != "clm" else CLM), **({"learning_rate": LORA_RATE} if lora.peft else {})}
+    return stated(options, examples, lora, comparison, training.filled(**defaults))
+
+
 def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Examples) -> Experiment:
     """The experiment without the attention, in which all weights are trained."""
     if options.task != "clm":
@@ -104,7 +123,7 @@ def make_experiment(accelerator: Any, options: FinetuneOptions, examples: Exampl
     return replace(
         language(accelerator, "clm", text, options.model, **sizes),
         name=title("clm", examples.dataset, options.model),
-        defaults={**DEFAULTS, "eval_batch_size": 16, "best_by": "loss"},  # logits are large
+        defaults=CLM,
         attentions=ATTENTIONS,
     )
 

@@ -15,22 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers import AttentionInterface
-
 from ..console import check_at_least, check_unset, option, parse
 from ..experiments import HubOptions, Text, compare, language, synthetic
 from ..experiments.language import DEFAULTS
-from ..hf.settings import is_ours, resolve
-from ..mechanisms import names
-from ..messages import did_you_mean
 from ..models import PRESETS, checkpoint_config
 from ..training import (
     ComparisonOptions,
-    FocusSchedule,
     TrainingOptions,
     start,
     stated,
 )
+from .points import check_single
 
 
 @dataclass
@@ -86,15 +81,7 @@ def configuration(args: Sequence[str]) -> dict[str, Any]:
     """
     options, text, comparison, training, _ = parse(*OPTIONS, args=args)
     check_applies(options, text)
-    if len(comparison.attention) != 1 or len(comparison.seeds) != 1:
-        raise ValueError(f"attention={comparison.attention}, seeds={comparison.seeds}; expected one of each")
-    for name in FocusSchedule.parse(comparison.attention[0]).names:
-        if is_ours(name):
-            resolve(name, None)
-        elif name not in (known := ["eager", *AttentionInterface().valid_keys()]):
-            raise ValueError(
-                f"attention={name!r}{did_you_mean(name, [*names(), *known])}; expected an attention's name"
-            )
+    check_single(comparison)
     defaults = DEFAULTS if options.task in LANGUAGE else synthetic(options.task, options.model).defaults
     return stated(options, text, comparison, training.filled(**defaults))
 
