@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from recipe import ROOT
 
 from hf_semfocus.cli import sweep
-from hf_semfocus.grid import Point, Results, read_grid, run
+from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, read_grid, run
 
 # stands for a training: counts its starts, logs two evaluations, and ends as its option says
 TRAINING = """
@@ -117,8 +116,8 @@ def test_a_file_that_is_no_grid_is_refused_with_the_place(tmp_path, text, said):
 def test_every_point_runs_once_and_leaves_its_lines(tmp_path, training, workers):
     wanted = points(1, 2, 3)
     folder, kept = tmp_path / "out", tmp_path / "kept"
-    assert run(wanted, folder, Results(kept), training, workers) == []
-    assert run(wanted, folder, Results(kept), training, workers) == []
+    assert run(wanted, folder, Results(kept), training, LocalExecutor(workers=workers)) == []
+    assert run(wanted, folder, Results(kept), training, LocalExecutor(workers=workers)) == []
     assert [starts(folder, point) for point in wanted] == [1, 1, 1]
     runs = [json.loads(line) for line in (kept / "runs.jsonl").read_text().splitlines()]
     assert sorted(line["seeds"] for line in runs) == [1, 2, 3]
@@ -157,7 +156,7 @@ def test_damaged_lines_are_named(tmp_path):
 
 def test_a_point_that_fails_is_tried_again_after_the_others_and_then_told(tmp_path, training):
     wanted = points(13, 1)
-    [failure] = run(wanted, tmp_path / "out", Results(tmp_path / "kept"), training, retries=2)
+    [failure] = run(wanted, tmp_path / "out", Results(tmp_path / "kept"), training, LocalExecutor(retries=2))
     assert failure.name == wanted[0].name
     assert failure.status == 1
     assert failure.last_lines == "seed 13 brings bad luck"
@@ -194,20 +193,23 @@ def test_two_grids_in_one_folder_are_refused(tmp_path, training, shared):
 DRIVER = """
 import sys
 from pathlib import Path
-from hf_semfocus.grid import Point, Results, run
+from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, run
 folder = Path(sys.argv[1])
 wanted = [Point("pretrain", {"seeds": seed}, {"seeds": seed}) for seed in (1, 2)]
 command = lambda point, out: [sys.executable, str(folder / "training.py"), *point.arguments, "--output_dir", str(out)]
-run(wanted, folder / "out", Results(folder / "kept"), command, workers=2)
+run(wanted, folder / "out", Results(folder / "kept"), command, EXECUTOR(workers=2))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, training, number):
+@pytest.mark.parametrize(
+    "executor", [LocalExecutor, pytest.param(RayExecutor, marks=pytest.mark.slow)], ids=["local", "ray"]
+)
+def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, training, number, executor):
     done, *wanted = points(7, 1, 2)
     run([done], tmp_path / "out", Results(tmp_path / "kept"), training)
     driver = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)],
+        [sys.executable, "-c", DRIVER.replace("EXECUTOR", executor.__name__), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRAINING_SECONDS": "100"},
     )
     marks = [tmp_path / "out" / point.name / "starts" for point in wanted]
@@ -217,7 +219,7 @@ def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, trainin
     if sys.platform == "linux":
         until(lambda: not any(str(tmp_path / "training.py") in line for line in command_lines()))
     assert all(point not in Results(tmp_path / "kept") for point in wanted)
-    assert run([done, *wanted], tmp_path / "out", Results(tmp_path / "kept"), training, workers=2) == []
+    assert run([done, *wanted], tmp_path / "out", Results(tmp_path / "kept"), training, LocalExecutor(workers=2)) == []
     assert [starts(tmp_path / "out", point) for point in (done, *wanted)] == [1, 2, 2]
 
 

@@ -1,9 +1,15 @@
 """Run a grid of trainings, several in parallel, and store a line per run and per evaluation.
 
     semfocus sweep recipes/configs/paper_cpu.yaml --workers 2
+    semfocus sweep recipes/configs/paper_full.yaml --executor ray --address 10.0.0.1:6379 --gpus 0.25
+    semfocus sweep recipes/configs/paper_cpu.yaml --dry_run
+    semfocus sweep recipes/configs/paper_cpu.yaml --only failed
+    semfocus sweep recipes/configs/paper_cpu.yaml --table runs.parquet
 
 The grid file is described in ``hf_semfocus/grid/points.py``. A point is finished when its line is in ``runs.jsonl``;
 after any interruption, the same command continues. ``pandas.read_json("runs.jsonl", lines=True)`` reads the results.
+A Ray cluster with token authentication takes the token of the environment: ``RAY_AUTH_MODE=token`` and
+``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``.
 """
 
 from __future__ import annotations
@@ -12,30 +18,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..console import check_at_least, option, parse
-from ..grid import Failure, Point, Results, read_grid, run, training_command
+from ..console import check_at_least, check_unset, option, parse
+from ..data import tasks
+from ..grid import Executor, Failure, LocalExecutor, Point, RayExecutor, Results, read_grid, run, training_command
+from ..grid.cost import cost, steps_at_most
 from ..grid.results import RUNS
 
-COMMANDS = ("pretrain",)
+COMMANDS = ("pretrain", "finetune")
 """Commands whose trainings can be swept."""
 
 
 @dataclass
 class SweepOptions:
-    """Grid, number of parallel runs, and output folders."""
+    """Grid, executor, and output folders."""
 
     grid: str | None = option(None, "YAML file of the grid; also as a positional argument")
-    workers: int = option(1, "parallel runs, one CPU thread each")
+    executor: Literal["local", "ray"] = option("local", "local processes, or tasks of a Ray cluster")
+    workers: int | None = option(None, "parallel runs, one CPU thread each; 1 by default, with ray all CPUs")
+    address: str | None = option(None, "ray: address of a running cluster; by default one is started here")
+    gpus: float = option(0.0, "ray: GPUs of a run, such as 0.25")
     retries: int = option(1, "times that a failed run is tried again, after all others")
     output_dir: str | None = option(None, "parent of the runs' folders; outputs/ and the grid's name by default")
     results_dir: str | None = option(None, "folder of runs.jsonl and evaluations.jsonl; output_dir by default")
-    dry_run: bool = option(False, "only show what is done and what is left")
+    only: Literal["failed"] | None = option(None, "run only the points that have failed")
+    times: list[str] = option([], "folders of other results whose measured steps count for the cost")  # noqa: RUF009
+    table: str | None = option(None, "only write the results as a flat table to this .parquet or .csv file")
+    dry_run: bool = option(False, "only show what is done, what is left, and what that costs")
 
     def __post_init__(self) -> None:
         check_at_least("workers", self.workers, 1)
         check_at_least("retries", self.retries, 0)
+        if not self.gpus >= 0:
+            raise ValueError(f"gpus={self.gpus!r}; expected a number of at least 0")
+        if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
+            raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
+        if self.executor != "ray":
+            check_unset(self, ("address", "gpus"), f"with executor={self.executor!r}")
 
 
 def main(args: Sequence[str] | None = None) -> list[Failure]:
@@ -44,14 +64,20 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.grid is None:
         raise ValueError("grid=None; expected a YAML file, such as recipes/configs/paper_cpu.yaml")
     folder = Path(options.output_dir or f"outputs/{Path(options.grid).stem}")
-    points = read_grid(Path(options.grid), configuration)
     results = Results(Path(options.results_dir) if options.results_dir else folder)
+    if options.table is not None:
+        return _write_table(results, Path(options.table))
+    points = read_grid(Path(options.grid), configuration)
     left = [point for point in points if point not in results]
-    print(f"{len(points)} runs: {len(points) - len(left)} done, {len(left)} left", flush=True)
+    failed = [point for point in left if point.name in results.failed]
+    print(f"{len(points)} runs: {len(points) - len(left)} done, {len(left)} left, {len(failed)} of them failed before")
+    wanted = failed if options.only else left
+    print(_rest(wanted, [results, *map(Results, map(Path, options.times))], options.workers or 1), flush=True)
     if options.dry_run:
-        print("\n".join(point.name for point in left))
+        print("\n".join(point.name for point in wanted))
         return []
-    failures = run(points, folder, results, _training, options.workers, options.retries)
+    points = failed if options.only else points
+    failures = run(points, folder, results, _training, _executor(options))
     for failure in failures:
         print(f"{failure.name} failed with status {failure.status}:\n{failure.last_lines}", flush=True)
     print(f"results: {results.folder / RUNS}", flush=True)
@@ -69,6 +95,33 @@ def configuration(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     if command not in COMMANDS:
         raise ValueError(f"command={command!r} cannot be swept; expected one of {', '.join(COMMANDS)}")
     return import_module(f"hf_semfocus.cli.{command}").configuration(arguments)
+
+
+def _executor(options: SweepOptions) -> Executor:
+    shared = {"workers": options.workers, "retries": options.retries}
+    if options.executor == "ray":
+        return RayExecutor(**shared, address=options.address, gpus=options.gpus)
+    return LocalExecutor(**shared)
+
+
+def _rest(points: Sequence[Point], measured: Sequence[Results], workers: int) -> str:
+    """What is left, in words."""
+
+    def steps(point: Point) -> int | None:
+        task = point.options.get("task", "even_pairs")
+        known = point.command == "pretrain" and task.partition(":")[0] in tasks.names()
+        return steps_at_most(point.configuration, tasks.split_size(task, "train") if known else None)
+
+    found = cost(points, steps, measured)
+    hours = f"; {found.seconds / 3600 / workers:.3g} hours with workers={workers}" if found.seconds else ""
+    return f"left: {found}{hours}"
+
+
+def _write_table(results: Results, path: Path) -> list[Failure]:
+    table = results.table()
+    table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+    print(f"{len(table)} runs written to {path}")
+    return []
 
 
 def _training(point: Point, folder: Path) -> list[str]:

@@ -1,21 +1,26 @@
 """Grids of runs: a point is one run, named by its configuration; a finished point is never repeated.
 
-``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``execute`` runs the points, and
-``local`` any trainings (``jobs``), in processes side by side. Nothing but the files decides what is done, so a grid
-goes on wherever it was stopped.
+``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``execute`` runs the points, and ``cost``
+estimates those that are left. An executor runs any trainings (``jobs``): ``local`` in processes side by side,
+``on_ray`` on a Ray cluster; each is one file on top of ``executor``. Nothing but the files decides what is done, so a
+grid goes on wherever it was stopped.
 """
 
 from .execute import run
+from .executor import Executor
 from .jobs import Failure, Job, semfocus, training_command
 from .local import LocalExecutor
+from .on_ray import RayExecutor
 from .points import Point, read_grid
 from .results import Results
 
 __all__ = [
+    "Executor",
     "Failure",
     "Job",
     "LocalExecutor",
     "Point",
+    "RayExecutor",
     "Results",
     "read_grid",
     "run",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..files import locked
 from ..training.log import read
+from .executor import Executor
 from .jobs import Failure, Job
 from .local import LocalExecutor
 from .points import Point
@@ -21,8 +23,7 @@ def run(
     folder: Path,
     results: Results,
     command: Callable[[Point, Path], Sequence[str]],
-    workers: int = 1,
-    retries: int = 1,
+    executor: Executor = LocalExecutor(),  # noqa: B008, frozen
 ) -> list[Failure]:
     """Run every point that is not finished, and write down what it found.
 
@@ -31,8 +32,7 @@ def run(
         folder: where each gets a folder of its name.
         results: of this grid; what is in there is finished.
         command: from a point and its folder to the program that runs it, and resumes when it is started again.
-        workers: processes at a time.
-        retries: how often a point that failed is run again, after all others.
+        executor: what runs the programs.
 
     Returns:
         The points that failed to the last.
@@ -53,7 +53,7 @@ def run(
         left = {point.name: point for point in points if point not in results}
         jobs = [_job(point, folder / name, command(point, folder / name)) for name, point in left.items()]
         before = len(points) - len(left)
-        return LocalExecutor(workers=workers, retries=retries, done_before=before, on_result=finished).run(jobs)
+        return replace(executor, done_before=before, on_result=finished, on_failure=results.add_failure).run(jobs)
 
 
 def _job(point: Point, folder: Path, command: Sequence[str]) -> Job:

@@ -1,11 +1,7 @@
-"""One training in a process of its own, with one CPU thread, and its line on the terminal."""
+"""One training as a command, why it failed, and its line on the terminal."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +22,7 @@ from hf_semfocus.cli.command import main
 main()
 """
 """The command ``semfocus``, whatever files lie in the working directory."""
-SHOWN = ("train_loss", "eval_loss", "eval_accuracy")
+SHOWN = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
 LAST_LINES = 15
 
 
@@ -73,40 +69,35 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that ended without a result: which, with what status, and what it said last."""
+    """A job that ended without a result: its name, its exit status or why there is none, and its last output."""
 
     name: str
-    status: int
+    status: int | str
     last_lines: str
 
+    @classmethod
+    def of(cls, job: Job, status: int | str) -> Failure:
+        """The failure of a job that has ended."""
+        said = job.output.read_text(encoding="utf-8", errors="replace") if job.output.exists() else ""
+        return cls(job.name, status, "\n".join(said.splitlines()[-LAST_LINES:]))
 
-class Worker:
-    """A process that does a job, and its line on the terminal.
+
+class Watch:
+    """The line on the terminal of a job that runs.
 
     Args:
-        job: what it does.
-        tries: how often the job may be done again if it fails.
-        place: line on the terminal.
-        relay: how lines begin that are passed on from what it prints, where there is no terminal; None for no line.
+        job: what is watched, through the files that it writes.
+        place: number of the line.
+        relay: how lines begin that are passed on from what the job prints, where there is no terminal; None for none.
     """
 
-    def __init__(self, job: Job, tries: int, place: int, relay: str | None):
-        self.job, self.tries, self.place, self.relay, self.passed_on = job, tries, place, relay, 0
+    def __init__(self, job: Job, place: int, relay: str | None):
+        self.job, self.place, self.relay, self.passed_on = job, place, relay, 0
         self.seen = self._recorded()
         self.line = tqdm(total=0, position=place, bar_format="{desc}", desc=f"  {job.name}: starts", disable=None)
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        with job.output.open("w") as output:
-            self.process = subprocess.Popen(
-                job.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")},
-                preexec_fn=_detach if os.name == "posix" else None,
-            )
 
     def has_news(self) -> bool:
-        """Show how far it is, and tell whether there are new records.
+        """Show how far the job is, and tell whether there are new records.
 
         On a terminal that is the last evaluation; in a file or a pipe, the lines that are to be passed on.
         """
@@ -122,26 +113,16 @@ class Worker:
             self.line.set_description_str(f"  {self.job.name}: epoch {last['epoch']:g}, {', '.join(shown)}")
         return True
 
-    def end(self) -> None:
-        """Wait for the process, and take its line off the terminal."""
-        self.process.wait()
+    def close(self) -> None:
+        """Show the last news, and take the line off the terminal."""
         self.has_news()
         self.line.close()
-
-    def result(self) -> Mapping[str, Any] | None:
-        """What the job ended with; None if the process failed."""
-        return self.job.result() if self.process.returncode == 0 else None
-
-    def failure(self) -> Failure:
-        """What to tell of a process that left no result."""
-        said = self.job.output.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-        return Failure(self.job.name, self.process.returncode, "\n".join(said))
 
     def _recorded(self) -> int:
         return self.job.log.stat().st_size if self.job.log.exists() else 0
 
     def _pass_on(self) -> None:
-        if self.relay is None:
+        if self.relay is None or not self.job.output.exists():
             return
         with self.job.output.open("rb") as output:
             output.seek(self.passed_on)
@@ -150,13 +131,3 @@ class Worker:
         for line in lines:
             if line.startswith(self.relay.encode()):
                 print(line.decode(errors="replace"), flush=True)
-
-
-def _detach() -> None:
-    """Let Ctrl-C reach the parent alone, which ends its processes in order, and its death reach this one.
-
-    A group of its own and no session, as systems that share the processor among sessions would overrule ``nice``.
-    """
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,7 +1,9 @@
-"""What a grid has found: ``runs.jsonl``, a line per run, and ``evaluations.jsonl``, a line per evaluation.
+"""What a grid has found: ``runs.jsonl`` has a line per finished run, ``evaluations.jsonl`` one per evaluation.
 
-A run whose line is there is finished, even where its folder is gone. Times are left out: they depend on what else the
-machine did, where steps do not. ``pandas.read_json("runs.jsonl", lines=True)`` reads either file.
+``times.jsonl`` holds the seconds of a step, apart from these, as they depend on what else the machine did, where steps
+and losses do not. ``failed.jsonl`` holds the runs that failed, until they succeed. A run whose line is in
+``runs.jsonl`` is finished, even where its folder is gone. ``pandas.read_json("runs.jsonl", lines=True)`` reads any of
+these; ``pandas.json_normalize([json.loads(line) for line in open("runs.jsonl")])`` makes columns of nested values.
 """
 
 from __future__ import annotations
@@ -9,13 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import json_lines
+from .jobs import Failure
 from .points import Point
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LEFT_OUT = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "kind", "run", "seed")
-RUNS, EVALUATIONS = "runs.jsonl", "evaluations.jsonl"
+RUNS, EVALUATIONS, TIMES, FAILED = "runs.jsonl", "evaluations.jsonl", "times.jsonl", "failed.jsonl"
 EVALUATED = ("epoch", "step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_perplexity")
 
 
@@ -23,10 +29,14 @@ class Results:
     """The lines of a grid's finished runs.
 
     Args:
-        folder: where the two files are, or will be.
+        folder: where the files are, or will be.
+
+    Attributes:
+        runs, evaluations, times: lines of the files.
+        failed: lines of the runs that failed, by the name of the point.
 
     Raises:
-        ValueError: a line of theirs is damaged.
+        ValueError: a line is damaged.
     """
 
     def __init__(self, folder: Path):
@@ -35,12 +45,13 @@ class Results:
 
     def read(self) -> None:
         """Read the files again, which another process may have written."""
-        self.runs = json_lines.read(self.folder / RUNS, "point")
+        self.runs = self._lines(RUNS)
         finished = {run["point"] for run in self.runs}
         # those of a run that has no line were written by a process that died just then
-        self.evaluations = [
-            line for line in json_lines.read(self.folder / EVALUATIONS, "point") if line["point"] in finished
-        ]
+        self.evaluations, self.times = (
+            [line for line in self._lines(name) if line["point"] in finished] for name in (EVALUATIONS, TIMES)
+        )
+        self.failed = {line["point"]: line for line in self._lines(FAILED) if line["point"] not in finished}
 
     def __contains__(self, point: Point) -> bool:
         """Whether the point is finished."""
@@ -58,10 +69,32 @@ class Results:
             if record["kind"] in ("epoch", "eval"):
                 shown = {name: _short(record[name]) for name in EVALUATED if name in record}
                 self.evaluations.append({"point": point.name, **shown})
+        if result.get("steps_per_second"):
+            self.times.append({"point": point.name, "seconds_per_step": _short(1 / result["steps_per_second"])})
         self.runs.append({"point": point.name, "command": point.command, **point.options, **_lasting(result)})
+        for name, lines in ((EVALUATIONS, self.evaluations), (TIMES, self.times), (RUNS, self.runs)):
+            self._write(name, lines)
+        if self.failed.pop(point.name, None):
+            self._write(FAILED, self.failed.values())
+
+    def add_failure(self, failure: Failure) -> None:
+        """Write down a run that failed to the last."""
+        line = {"point": failure.name, "status": failure.status, "last_lines": failure.last_lines}
+        self.failed[failure.name] = line
+        self._write(FAILED, self.failed.values())
+
+    def table(self) -> pd.DataFrame:
+        """A row per run with flat columns: ``reached`` becomes ``reached_epoch`` and ``reached_step``."""
+        import pandas as pd
+
+        return pd.json_normalize(self.runs, sep="_").drop(columns=["sessions", "reached"], errors="ignore")
+
+    def _write(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        json_lines.write(self.folder / EVALUATIONS, self.evaluations)
-        json_lines.write(self.folder / RUNS, self.runs)
+        json_lines.write(self.folder / name, lines)
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        return json_lines.read(self.folder / name, "point")
 
 
 def _lasting(value: Any) -> Any:

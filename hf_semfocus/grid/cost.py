@@ -1,0 +1,97 @@
+"""What the rest of a grid costs: steps of the runs that are left, times the measured seconds of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from .points import Point
+from .results import Results
+
+SHAPE = ("command", "task", "model", "num_layers", "num_heads", "hidden_size", "intermediate_size", "batch_size")
+SHAPE += ("block_size", "activation", "dataset")
+"""Options that decide, with the attention, how long a step takes."""
+Alike = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of runs that are left, on one CPU thread each.
+
+    Attributes:
+        runs: their number.
+        seconds: if each takes as many steps as finished runs alike did on average, or else all of its steps.
+        at_most: seconds if each takes all of its steps.
+        unknown: number of runs without a measured step, which do not count.
+    """
+
+    runs: int
+    seconds: float
+    at_most: float
+    unknown: int
+
+    def __str__(self) -> str:
+        known = self.runs - self.unknown
+        if not known:
+            return "cost unknown, as no step was measured yet" if self.runs else "no cost"
+        rest = f", and {self.unknown} runs whose step was not measured" if self.unknown else ""
+        return f"about {self.seconds / 3600:.3g} CPU hours, at most {self.at_most / 3600:.3g}{rest}"
+
+
+def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured: Sequence[Results]) -> Cost:
+    """Estimate the cost of points.
+
+    Args:
+        points: those that are left.
+        steps: of a point at most; None if they are not known.
+        measured: results whose times and steps count. A point takes what those of the same attention and sizes took,
+            or else those of the same sizes, or of the same task: their median.
+    """
+    runs = [run for results in measured for run in results.runs]
+    options = {run["point"]: run for run in runs}
+    seconds = _by_likeness(
+        (options[line["point"]], line["seconds_per_step"]) for results in measured for line in results.times
+    )
+    taken = _by_likeness((run, run["step"]) for run in runs if run["status"] != "diverged")
+    found, highest, unknown = 0.0, 0.0, 0
+    for point in points:
+        of = {"command": point.command, **point.options}
+        step = next((median(seconds[key]) for key in _keys(of) if key in seconds), None)
+        alike = taken.get(_keys(of)[0])
+        most = steps(point) or (alike and max(alike))
+        if step is None or most is None:
+            unknown += 1
+            continue
+        highest += most * step
+        found += (min(most, mean(alike)) if alike else most) * step
+    return Cost(len(points), found, highest, unknown)
+
+
+def steps_at_most(configuration: Mapping[str, Any], train_size: int | None) -> int | None:
+    """Steps of a run that never reaches its target.
+
+    Args:
+        configuration: of a point.
+        train_size: examples of its task; None if they are not known.
+    """
+    size = configuration.get("train_size") or train_size
+    epochs = None if size is None else configuration["epochs"] * math.ceil(size / configuration["batch_size"])
+    limits = [limit for limit in (epochs, configuration.get("max_steps")) if limit is not None]
+    return min(limits, default=None)
+
+
+def _keys(options: Mapping[str, Any]) -> list[Alike]:
+    """What a point has in common with others, from most to least."""
+    shape = tuple(options.get(name) for name in SHAPE)
+    return [(*shape, options.get("attention")), shape, shape[:2]]
+
+
+def _by_likeness(values: Iterable[tuple[Mapping[str, Any], float]]) -> dict[Alike, list[float]]:
+    found: dict[Alike, list[float]] = {}
+    for options, value in values:
+        for key in _keys(options):
+            found.setdefault(key, []).append(value)
+    return found
