@@ -104,14 +104,15 @@ def _executor(options: SweepOptions) -> Executor:
     return LocalExecutor(**shared)
 
 
+def steps(point: Point) -> int | None:
+    """Steps of a point at most; None if the size of its data is not known."""
+    task = point.options.get("task", "even_pairs")
+    known = point.command == "pretrain" and task.partition(":")[0] in tasks.names()
+    return steps_at_most(point.configuration, tasks.split_size(task, "train") if known else None)
+
+
 def _rest(points: Sequence[Point], measured: Sequence[Results], workers: int) -> str:
     """What is left, in words."""
-
-    def steps(point: Point) -> int | None:
-        task = point.options.get("task", "even_pairs")
-        known = point.command == "pretrain" and task.partition(":")[0] in tasks.names()
-        return steps_at_most(point.configuration, tasks.split_size(task, "train") if known else None)
-
     found = cost(points, steps, measured)
     hours = f"; {found.seconds / 3600 / workers:.3g} hours with workers={workers}" if found.seconds else ""
     return f"left: {found}{hours}"

@@ -11,7 +11,7 @@ from .executor import Executor
 from .jobs import Failure, Job, semfocus, training_command
 from .local import LocalExecutor
 from .on_ray import RayExecutor
-from .points import Point, read_grid
+from .points import Point, read_about, read_grid
 from .results import Results
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Point",
     "RayExecutor",
     "Results",
+    "read_about",
     "read_grid",
     "run",
     "semfocus",

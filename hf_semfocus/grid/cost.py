@@ -55,7 +55,7 @@ def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured
     seconds = _by_likeness(
         (options[line["point"]], line["seconds_per_step"]) for results in measured for line in results.times
     )
-    taken = _by_likeness((run, run["step"]) for run in runs if run["status"] != "diverged")
+    taken = _by_likeness((run, run["step"]) for run in runs if run["status"] != "diverged" and "step" in run)
     found, highest, unknown = 0.0, 0.0, 0
     for point in points:
         of = {"command": point.command, **point.options}
@@ -68,6 +68,14 @@ def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured
         highest += most * step
         found += (min(most, mean(alike)) if alike else most) * step
     return Cost(len(points), found, highest, unknown)
+
+
+def step_seconds(points: Sequence[Point], measured: Results) -> dict[str, float]:
+    """Median seconds of a step by the name of a point, where runs of its task, attention and sizes were measured."""
+    options = {run["point"]: run for run in measured.runs}
+    seconds = _by_likeness((options[line["point"]], line["seconds_per_step"]) for line in measured.times)
+    keys = {point.name: _keys({"command": point.command, **point.options})[0] for point in points}
+    return {name: median(seconds[key]) for name, key in keys.items() if key in seconds}
 
 
 def steps_at_most(configuration: Mapping[str, Any], train_size: int | None) -> int | None:
@@ -84,9 +92,10 @@ def steps_at_most(configuration: Mapping[str, Any], train_size: int | None) -> i
 
 
 def _keys(options: Mapping[str, Any]) -> list[Alike]:
-    """What a point has in common with others, from most to least."""
+    """What a point has in common with others, from most to least; a task's parameters count but in the last."""
     shape = tuple(options.get(name) for name in SHAPE)
-    return [(*shape, options.get("attention")), shape, shape[:2]]
+    task = str(options.get("task")).partition(":")[0]
+    return [(*shape, options.get("attention")), shape, (options["command"], task)]
 
 
 def _by_likeness(values: Iterable[tuple[Mapping[str, Any], float]]) -> dict[Alike, list[float]]:

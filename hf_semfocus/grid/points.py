@@ -1,7 +1,8 @@
 """What a grid holds: points, each a command with one value for every option.
 
-A grid file names the command, what all points share, and blocks whose lists span the points::
+A grid file has what it is about, the command, what all points share, and blocks whose lists span the points::
 
+    about: Does focus help?
     command: pretrain
     defaults: {epochs: 100}
     grid:
@@ -9,7 +10,8 @@ A grid file names the command, what all points share, and blocks whose lists spa
         seeds: [1, 2, 3]
         attention: [sdpa, topk_sparse:k=5]
 
-The first list of a block varies slowest. Blocks follow each other; a point that comes twice counts once.
+The first list of a block varies slowest. Blocks follow each other; a point that comes twice counts once. With ``joins:
+NAME``, the results are shown in the tables of the grid of that name.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from ..messages import shown
 from .jobs import as_arguments
 
 Scalar = str | int | float | bool
-KEYS = ("command", "defaults", "grid")
+KEYS = ("about", "joins", "command", "defaults", "grid")
 SET_BY_SWEEP = ("output_dir", "resume", "overwrite_output_dir", "part", "workers", "cpu_threads")
 """Options that no grid sets, as the sweep gives every point its own."""
 
@@ -74,12 +76,7 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
     Raises:
         ValueError: the file is not a grid, or ``configure`` refuses a point; names the place.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"grid={str(path)!r} cannot be read: {error}") from error
-    if not isinstance(content, dict) or set(content) - set(KEYS) or not isinstance(content.get("grid"), list):
-        raise ValueError(f"{path}: expected {', '.join(KEYS)}, where grid is a list of blocks of options")
+    content = _content(path)
     command, shared = content.get("command", "pretrain"), content.get("defaults") or {}
     points: dict[str, Point] = {}
     for number, block in enumerate(content["grid"], start=1):
@@ -97,6 +94,22 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
                 raise ValueError(f"{path}, block {number}, {shown(dict(options))}: {error}") from error
             points.setdefault(point.name, point)
     return list(points.values())
+
+
+def read_about(path: Path) -> tuple[str, str | None]:
+    """What a grid file is about, and which grid it joins, if any; ValueError if it is not a grid."""
+    content = _content(path)
+    return content.get("about", ""), content.get("joins")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"grid={str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict) or set(content) - set(KEYS) or not isinstance(content.get("grid"), list):
+        raise ValueError(f"{path}: expected {', '.join(KEYS)}, where grid is a list of blocks of options")
+    return content
 
 
 def _product(block: Mapping[str, Any]) -> list[dict[str, Scalar]]:

@@ -1,0 +1,158 @@
+"""Executors other than local processes, what the rest of a grid costs, and what becomes of runs that fail."""
+
+import json
+import sys
+
+import pandas
+import pytest
+import yaml
+from recipe import ROOT
+from test_grid import TRAINING, points
+
+from hf_semfocus.cli import sweep
+from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, read_grid, run
+from hf_semfocus.grid.cost import cost, step_seconds, steps_at_most
+
+GRIDS = [
+    path
+    for path in sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+    if isinstance(yaml.safe_load(path.read_text())["grid"] if "grid:" in path.read_text() else None, list)
+]
+
+
+@pytest.fixture
+def training(tmp_path):
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    return lambda point, folder: [sys.executable, str(script), *point.arguments, "--output_dir", str(folder)]
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_every_point_of_the_grids_is_valid(path, tmp_path):
+    """With the first seed alone, as the others are alike."""
+    content = yaml.safe_load(path.read_text())
+    for block in content["grid"]:
+        if isinstance(block.get("seeds"), list):
+            block["seeds"] = block["seeds"][:1]
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    found = read_grid(tmp_path / "grid.yaml", sweep.configuration)
+    assert found
+    assert content["about"].endswith((".", "?"))
+    assert content.get("joins") in (None, *(other.stem for other in GRIDS))
+
+
+def test_the_full_grid_is_all_of_the_paper():
+    content = yaml.safe_load((ROOT / "recipes" / "configs" / "paper_full.yaml").read_text())
+    main = [block for block in content["grid"] if "activation" in block]
+    names = [name for block in main for name in ([block["task"]] if isinstance(block["task"], str) else block["task"])]
+    assert len(set(names)) == 8
+    assert all(len(block["attention"]) == 13 for block in main)
+    assert all((len(block["seeds"]), len(block["activation"])) == (10, 3) for block in main)
+
+
+def measured(folder, **seconds):
+    """Results of two finished runs per attention, with the seconds of a step."""
+    results = Results(folder)
+    for attention, each in seconds.items():
+        for seed, step in ((1, 100), (2, 300)):
+            point = Point(
+                "pretrain", {"task": "parity", "attention": attention, "seeds": seed}, {"at": (attention, seed)}
+            )
+            results.add(point, {"status": "converged", "step": step, "steps_per_second": 1 / each}, [])
+    return results
+
+
+def test_cost_is_steps_times_measured_seconds(tmp_path):
+    results = Results(measured(tmp_path, sdpa=0.5, topk=2.0).folder)  # as read from the files
+    left = [Point("pretrain", {"task": task, "attention": name}, {"epochs": 10, "batch_size": 25, "train_size": 990})
+            for task, name in (("parity", "sdpa"), ("parity", "banded"), ("even_pairs", "sdpa"))]  # fmt: skip
+    steps = lambda point: steps_at_most(point.configuration, None)  # noqa: E731
+    assert steps(left[0]) == 400
+    assert steps_at_most({"epochs": 10, "batch_size": 25, "max_steps": 7}, 5000) == 7
+    assert steps_at_most({"epochs": 10, "batch_size": 25}, None) is None
+    found = cost(left, steps, [results])
+    # full attention took 200 steps on average; of the band nothing is known but the task: the median of 0.5 and 2 s
+    assert (found.seconds, found.at_most, found.unknown) == (200 * 0.5 + 400 * 1.25, 400 * 0.5 + 400 * 1.25, 1)
+    assert "about 0.167 CPU hours, at most 0.194, and 1 runs whose step was not measured" in str(found)
+    assert "unknown" in str(cost(left, steps, []))
+    assert step_seconds(left, results) == {left[0].name: 0.5}
+
+
+def test_runs_that_failed_are_kept_apart_until_they_succeed(tmp_path, training, monkeypatch, capfd):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("grid: [{seeds: [1, 13], task: even_pairs, attention: sdpa}]")
+    monkeypatch.setattr(sweep, "_training", training)
+    args = [str(grid), "--output_dir", str(tmp_path / "out"), "--retries", "0"]
+    with pytest.raises(SystemExit):
+        sweep.main(args)
+    [failure] = Results(tmp_path / "out").failed.values()
+    assert (failure["status"], failure["last_lines"]) == (1, "seed 13 brings bad luck")
+    (tmp_path / "out" / "runs.jsonl").write_text("")  # both are left, one of them failed
+    capfd.readouterr()
+    sweep.main([*args, "--only", "failed", "--dry_run"])
+    printed = capfd.readouterr().out
+    assert "2 runs: 0 done, 2 left, 1 of them failed before" in printed
+    assert printed.count("13-even_pairs") == 1
+    assert "\n1-even_pairs" not in printed
+    script = tmp_path / "training.py"
+    script.write_text(script.read_text().replace('== "13"', '== "14"'))
+    assert sweep.main([*args, "--only", "failed"]) == []
+    assert [line["seeds"] for line in Results(tmp_path / "out").runs] == [13]
+    assert (tmp_path / "out" / "failed.jsonl").read_text() == ""
+
+
+def test_results_become_a_flat_table(tmp_path, training, capfd):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("grid: [{seeds: 1, task: even_pairs, attention: sdpa}]")
+    run(points(1, 2), tmp_path / "out", Results(tmp_path / "out"), training)
+    for name, read in (("runs.parquet", pandas.read_parquet), ("runs.csv", pandas.read_csv)):
+        sweep.main([str(grid), "--output_dir", str(tmp_path / "out"), "--table", str(tmp_path / name)])
+        table = read(tmp_path / name)
+        assert table[["seeds", "status", "reached_epoch", "reached_step"]].values.tolist() == [
+            [seed, "converged", 2, 20] for seed in (1, 2)
+        ]
+    assert "2 runs written to" in capfd.readouterr().out
+    with pytest.raises(ValueError, match=r"table='runs.txt'; expected a name that ends in .parquet or .csv"):
+        sweep.SweepOptions(table="runs.txt")
+
+
+def test_options_of_ray_are_refused_without_it():
+    for option in ({"address": "host:6379"}, {"gpus": 0.5}):
+        with pytest.raises(ValueError, match="has no effect with executor='local'"):
+            sweep.SweepOptions(**option)
+    with pytest.raises(ValueError, match="gpus=-1"):
+        sweep.SweepOptions(executor="ray", gpus=-1.0)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"hf_semfocus\[sweep\]"):
+        RayExecutor().run([])
+
+
+def lines(folder):
+    return [sorted((folder / name).read_text().splitlines()) for name in ("runs.jsonl", "evaluations.jsonl")]
+
+
+@pytest.mark.slow
+def test_ray_runs_each_once_tries_again_and_tells_what_failed(tmp_path, training):
+    pytest.importorskip("ray")
+    wanted = points(1, 13, 2)
+    [failure] = run(wanted, tmp_path / "ray", Results(tmp_path / "ray"), training, RayExecutor(workers=2))
+    assert (failure.name, failure.status, failure.last_lines) == (wanted[1].name, 1, "seed 13 brings bad luck")
+    assert [len((tmp_path / "ray" / p.name / "starts").read_text()) for p in wanted] == [1, 2, 1]
+    run(wanted[::2], tmp_path / "local", Results(tmp_path / "local"), training, LocalExecutor(workers=2))
+    assert lines(tmp_path / "ray") == lines(tmp_path / "local")
+    with pytest.raises(ValueError, match=r"gpus=1000.0; the cluster has"):
+        run(points(3), tmp_path / "more", Results(tmp_path / "more"), training, RayExecutor(workers=1, gpus=1000.0))
+
+
+@pytest.mark.slow
+def test_the_smoke_grid_gives_the_same_on_processes_and_on_ray(tmp_path):
+    pytest.importorskip("ray")
+    for executor in ("local", "ray"):
+        folder = str(tmp_path / executor)
+        args = [str(ROOT / "recipes/configs/smoke.yaml"), "--output_dir", folder, "--workers", "2"]
+        assert sweep.main([*args, "--executor", executor]) == []
+    assert lines(tmp_path / "ray") == lines(tmp_path / "local")
+    assert all(json.loads(line)["eval_loss"] for line in lines(tmp_path / "ray")[0])
