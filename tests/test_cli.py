@@ -29,6 +29,7 @@ OPTIONS = {
     "finetune": load("finetune").OPTIONS,
     "compare": (compare.CompareOptions,),
     "sweep": (load("sweep").SweepOptions,),
+    "results": (load("results").ResultsOptions,),
     "analyze": (load("analyze").AnalyzeOptions,),
     "bench": (load("bench").BenchOptions,),
     "env": (),
@@ -117,8 +118,8 @@ def test_unknown_command_is_refused(capsys):
         command.main(["train"])
     assert ended.value.code == 2
     expected = (
-        "semfocus: error: 'train' is not a command; expected one of pretrain, finetune, compare, sweep, analyze, "
-        "bench, env\n"
+        "semfocus: error: 'train' is not a command; expected one of pretrain, finetune, compare, sweep, results, "
+        "analyze, bench, env\n"
     )
     assert capsys.readouterr().err == expected
 

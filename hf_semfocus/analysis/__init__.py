@@ -27,6 +27,7 @@ _LAZY = {
     "save_maps": "maps",
     "spectral_norms": "norms",
     "Speedup": "paired",
+    "holm": "paired",
     "speedups": "paired",
     "border_jump": "proven",
     "largest_weight": "proven",

@@ -99,6 +99,21 @@ def speedups(
     return found
 
 
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """P-values of several tests, adjusted so that the chance of any false one stays at the level (Holm, 1979).
+
+    Args:
+        values: p-values; None where a test could not decide, which does not count.
+    """
+    order = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    found: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        found[place] = highest
+    return found
+
+
 def _ratio(base: Run, own: Run, unit: str) -> tuple[float, float]:
     """Limits of the baseline's time divided by the run's."""
     (base_low, base_high), (own_low, own_high) = _limits(base, unit), _limits(own, unit)

@@ -88,6 +88,12 @@ def read_records(*paths: str | Path) -> list[dict[str, Any]]:
                     who = {"attention": run["attention"], "seed": run["seeds"], "task": run.get("task", "")}
                     kind = "epoch" if float(line["epoch"]).is_integer() else "eval"
                     records.append({"kind": kind, "run": run["point"], **who, **line})
+            records += [
+                {"kind": "diverged", "run": name, "attention": run["attention"], "seed": run["seeds"]}
+                | {"task": run.get("task", ""), "epoch": run.get("epoch", 0), "step": run.get("step", 0)}
+                for name, run in runs.items()
+                if run.get("status") == "diverged"
+            ]
         else:
             records += _lines(path / "metrics.jsonl" if path.is_dir() else path)
     return records

@@ -16,6 +16,7 @@ COMMANDS = {
     "finetune": "fine-tune a checkpoint with different attentions",
     "compare": "swap the attention of a model on a text: perplexity, time and a verdict",
     "sweep": "run a grid of trainings in parallel, each once",
+    "results": "write a page about all grids and their results",
     "analyze": "measure whether the paper's explanation holds of models, and write a page",
     "bench": "measure the attention of this package against others",
     "env": "show versions, hardware and backends, for an issue",

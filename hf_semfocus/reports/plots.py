@@ -5,7 +5,7 @@ Needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
     for column, x in enumerate(("step" if language else "epoch", "seconds")):
         for row, y in enumerate(fields):
             axis = axes[row, column]
-            for index, attention in enumerate(dict.fromkeys(record["attention"] for record in drawn)):
-                style = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index % len(STYLES)]}
-                grid, low, middle, high = band([r for r in drawn if r["attention"] == attention], x, y)
-                axis.plot(grid, middle, label=attention, **style)
-                axis.fill_between(grid, low, high, alpha=0.2, color=style["color"], linewidth=0)
-            axis.grid(alpha=0.3)
+            _draw(axis, drawn, list(dict.fromkeys(record["attention"] for record in drawn)), x, y)
             if row == 1:
                 axis.set_xlabel(LABELS[x])
             if column == 0:
@@ -66,6 +61,45 @@ def curves(records: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
     seeds = len({record["seed"] for record in drawn})
     figure.suptitle(f"{title} (median and quartiles of {seeds} seeds)" if seeds > 1 else title)
     figure.savefig(path, dpi=120)
+
+
+def panels(settings: Mapping[str, Sequence[dict[str, Any]]], path: Path, width: int = 3) -> None:
+    """Draw the held-out score of several settings side by side, as medians over seeds with bands between quartiles.
+
+    Args:
+        settings: records of evaluations by the title of their panel.
+        path: image file to write.
+        width: panels in a row.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    columns = min(width, len(settings))
+    lines = -(-len(settings) // columns)
+    figure = new_figure(figsize=(4.5 * max(columns, 2), 3.2 * lines + 0.8))
+    axes = figure.subplots(lines, columns, squeeze=False).flat
+    names = list(dict.fromkeys(record["attention"] for records in settings.values() for record in records))
+    for axis, (title, records) in zip(axes, settings.items(), strict=False):
+        language = any("eval_perplexity" in record for record in records)
+        x, y = ("step", "eval_loss") if language else ("epoch", "eval_accuracy")
+        _draw(axis, [record for record in records if y in record], names, x, y)
+        axis.set(title=title, xlabel=LABELS[x], ylabel=quantities()[y].label)
+    for axis in list(axes)[len(settings) :]:
+        axis.remove()
+    shown = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, fontsize="small")
+    figure.savefig(path, dpi=80)
+
+
+def _draw(axis: Any, records: Sequence[dict[str, Any]], names: Sequence[str], x: str, y: str) -> None:
+    """Draw a band for every attention of ``names`` that has records."""
+    for index, attention in enumerate(names):
+        if own := [record for record in records if record["attention"] == attention]:
+            style = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index % len(STYLES)]}
+            grid, low, middle, high = band(own, x, y)
+            axis.plot(grid, middle, label=attention, **style)
+            axis.fill_between(grid, low, high, alpha=0.2, color=style["color"], linewidth=0)
+    axis.grid(alpha=0.3)
 
 
 def swap_metric(points: Sequence[dict[str, Any]]) -> str:

@@ -58,16 +58,29 @@ HEADER = ["attention", "in", "pairs", "faster", "slower", "speed-up", "95% inter
 
 def _row(found: Speedup) -> list[str]:
     counts = [str(number) for number in (found.pairs, found.faster, found.slower)]
-    interval = "-" if found.interval is None else f"{_times(found.interval[0])} to {_times(found.interval[1])}"
     p = "-" if found.p is None else f"{found.p:.2g}"
-    return [_named(found), PLURALS[found.unit], *counts, _between(found.low, found.high), interval, found.test, p]
+    return [
+        _named(found),
+        PLURALS[found.unit],
+        *counts,
+        between(found.low, found.high),
+        interval(found),
+        found.test,
+        p,
+    ]
 
 
 def _named(found: Any) -> str:
     return f"{found.task}, {found.attention}" if found.task else found.attention
 
 
-def _between(low: float, high: float) -> str:
+def interval(found: Speedup) -> str:
+    """The bootstrap interval of a speed-up."""
+    return "-" if found.interval is None else f"{_times(found.interval[0])} to {_times(found.interval[1])}"
+
+
+def between(low: float, high: float) -> str:
+    """A ratio of which limits are known."""
     if low == high:
         return _times(low)
     if low == 0 and math.isinf(high):

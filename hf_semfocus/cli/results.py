@@ -1,0 +1,153 @@
+"""Write a page about all grids and their committed results: tables, learning curves, and a verdict per task.
+
+    semfocus results
+
+A grid is a file in ``--grids``; its results are in the folder of the same name in ``--results``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..analysis.runs import Target, read_records
+from ..console import option, parse
+from ..files import write_text
+from ..grid import Point, Results, read_about, read_grid
+from ..grid.cost import cost, step_seconds
+from ..reports import plots
+from ..reports.evidence import Evidence, Planned, section
+from ..tables import markdown_table
+from .sweep import configuration, steps
+
+STEP_TIMES = "step_times"
+"""The grid whose times were measured on a quiet machine."""
+LEFT_OUT = ("smoke", STEP_TIMES)
+"""Grids that are no experiment."""
+ABOUT = """\
+# Results
+
+Does attention that keeps few keys by content learn faster, and is it the content? This page is made by
+`semfocus results` from the grids in `recipes/configs` and the lines in `recipes/results`; `tests/test_results.py`
+checks that it matches them. `semfocus sweep recipes/configs/NAME.yaml` runs a grid, or what is left of it.
+
+Times to the target are medians [quartiles] over seeds by Kaplan and Meier: runs that did not reach the target count as
+watched to their end, hence "more than". Seconds are steps times the seconds of a step on a quiet machine, where these
+were measured. A speed-up is the median over pairs of the same seed of how many times as many steps full attention
+(`sdpa`) takes, with a 95% bootstrap interval of the median; p-values are of two-sided paired tests, which are named,
+and Holm adjusts them for all comparisons of a grid. A verdict confirms or contradicts where the adjusted p is below
+0.05. Held-out scores are those of a run's last evaluation: accuracy, or loss in nats of language models."""
+
+
+@dataclass
+class ResultsOptions:
+    """Where grids and results are, and where the page goes."""
+
+    grids: str = option("recipes/configs", "folder of the grid files")
+    results: str = option("recipes/results", "folder of the results, each in a folder of its grid's name")
+    page: str = option("model_cards/RESULTS.md", "the page; its pictures go to a folder beside it")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the page and its pictures."""
+    [options] = parse(ResultsOptions, args=args, about=__doc__)
+    page = Path(options.page)
+    found = gather(Path(options.grids), Path(options.results))
+    pictures = page.with_suffix("")
+    for evidence, _ in found:
+        if evidence.joins is None and (records := evidence.records_by_setting()):
+            pictures.mkdir(parents=True, exist_ok=True)
+            plots.panels(records, pictures / f"{evidence.name}.png")
+    write_text(page, text(found, pictures.name))
+    print(f"written to {page}")
+
+
+def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
+    """The evidence of every grid, and the cost of what is left of it; those with results come first."""
+    quiet = Results(results / STEP_TIMES)
+    found: dict[str, tuple[Evidence, str]] = {}
+    joined: dict[str, list[str]] = {}
+    for path in sorted(grids.glob("*.yaml")):
+        if path.stem in LEFT_OUT or "grid" not in yaml.safe_load(path.read_text(encoding="utf-8")):
+            continue
+        about, joins = read_about(path)
+        own, points = Results(results / path.stem), read_grid(path, configuration)
+        left = [point for point in points if point not in own]
+        evidence = Evidence(
+            path.stem,
+            f"{about} Shown with {joins}." if joins else about,
+            _planned(points, step_seconds(points, quiet)),
+            {run["point"]: run for run in own.runs},
+            read_records(own.folder) if own.runs else [],
+            len(own.failed),
+            joins,
+        )
+        found[path.stem] = evidence, str(cost(left, steps, [own, quiet]))
+        if joins is not None:
+            joined.setdefault(joins, []).append(path.stem)
+    for name, others in joined.items():
+        for other in others:
+            found[name] = _together(found[name][0], found[other][0]), found[name][1]
+    return sorted(found.values(), key=lambda one: not one[0].done)
+
+
+def text(found: Sequence[tuple[Evidence, str]], pictures: str) -> str:
+    """The page.
+
+    Args:
+        found: of :func:`gather`.
+        pictures: folder of the pictures, from the page.
+    """
+    rows = [["grid", "planned", "done", "diverged", "failed", "the rest costs"]]
+    parts = []
+    for evidence, rest in found:
+        diverged = sum(evidence.runs[run.name]["status"] == "diverged" for run in evidence.done)
+        counts = len(evidence.planned), len(evidence.done), diverged, evidence.failed
+        rows.append([evidence.name, *map(str, counts), rest])
+        if evidence.done and evidence.joins is None:
+            parts += section(evidence, f"{pictures}/{evidence.name}.png")
+    missing = [f"- **{evidence.name}**: {evidence.about}" for evidence, _ in found if not evidence.done]
+    parts += ["## Not run", "\n".join(missing)] if missing else []
+    return "\n\n".join([ABOUT, markdown_table(rows), *parts]) + "\n"
+
+
+def _planned(points: Sequence[Point], seconds: Mapping[str, float]) -> list[Planned]:
+    """Points as the page shows them; a setting names the options in which points of its task differ."""
+    values: dict[str, dict[str, set[Any]]] = {}
+    for point in points:
+        own = values.setdefault(_task(point.options), {})
+        for name in point.options:
+            own.setdefault(name, set())
+    for point in points:
+        for name, found in values[_task(point.options)].items():
+            found.add(point.options.get(name))
+    planned = []
+    for point in points:
+        task, target = _task(point.options), Target.of(point.configuration)
+        told = [
+            f"{name}={value}"
+            for name, value in point.options.items()
+            if name not in ("task", "seeds", "attention") and len(values[task][name]) > 1
+        ]
+        who = point.options["attention"], point.options["seeds"]
+        planned.append(Planned(point.name, task, ", ".join([task, *told]), *who, target, seconds.get(point.name)))
+    return planned
+
+
+def _task(options: Any) -> str:
+    return str(options.get("task") or options.get("dataset") or "even_pairs")
+
+
+def _together(one: Evidence, other: Evidence) -> Evidence:
+    """A grid with the runs of another that joins it."""
+    return replace(
+        one,
+        planned=[*one.planned, *other.planned],
+        runs={**one.runs, **other.runs},
+        records=[*one.records, *other.records],
+        failed=one.failed + other.failed,
+    )

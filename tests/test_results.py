@@ -1,0 +1,182 @@
+"""The page of results: it matches the committed lines, and says no more than they show."""
+
+import json
+from itertools import dropwhile, takewhile
+
+import pytest
+from recipe import ROOT, load
+
+from hf_semfocus.analysis import Run, Target, holm, read_records, speedups
+from hf_semfocus.reports.evidence import Evidence, Planned, section
+from hf_semfocus.reports.verdicts import score_verdict, verdict
+
+pytest.importorskip("scipy")
+results = load("results")
+FULL, TOPK, RANDOM = "sdpa", "topk_sparse:k=5", "random_sparse:k=5"
+TARGET = Target("train_accuracy", 0.95)
+
+
+def test_the_page_matches_the_results():
+    page = ROOT / "model_cards" / "RESULTS.md"
+    found = results.gather(ROOT / "recipes" / "configs", ROOT / "recipes" / "results")
+    assert page.read_text() == results.text(found, "RESULTS"), "expected what `semfocus results` writes"
+    for evidence, _ in found:
+        drawn = (page.with_suffix("") / f"{evidence.name}.png").exists()
+        assert drawn == bool(evidence.done and evidence.joins is None)
+
+
+def test_holm_by_hand():
+    # 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.5 * 1, none below one before it
+    assert holm([0.5, 0.01, None, 0.03, 0.02]) == pytest.approx([0.5, 0.04, None, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+def runs(attention, times, last=100):
+    return [
+        Run(
+            "task",
+            attention,
+            seed,
+            None if time is None else {"epoch": time, "step": time},
+            {"epoch": last, "step": last},
+        )
+        for seed, time in enumerate(times)
+    ]
+
+
+def judged(full, topk, random=(), family=None):
+    """The verdict on times to the target, None for never."""
+    all_runs = [*runs(FULL, full), *runs(TOPK, topk), *runs(RANDOM, random)]
+    found = speedups(all_runs, FULL, "step")
+    adjusted = holm([each.p for each in found])
+    table = {(each.attention, FULL): pair for each, pair in zip(found, zip(found, adjusted, strict=True), strict=True)}
+    return verdict(table, family or len(found))
+
+
+SLOW, FAST = (50, 60, 70, 80, 55, 65, 75, 85), (5, 6, 7, 8, 4, 6, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("full", "topk", "said"),
+    [
+        (SLOW, FAST, "**Confirms**: `topk_sparse:k=5` is faster in 8 and slower in 0 of 8 pairs"),
+        (FAST, SLOW, "**Contradicts**: `topk_sparse:k=5` is faster in 0 and slower in 8 of 8 pairs"),
+        (SLOW, tuple(reversed(SLOW)), "**Does not confirm**"),
+        (SLOW[:5], FAST[:5], "**Undecided**: `topk_sparse:k=5` is faster in 5"),
+        ([None] * 8, FAST, "**Confirms**"),
+        ([None] * 8, [None] * 8, "**Undecided**: `topk_sparse:k=5` is faster in 0 and slower in 0 of 8 pairs"),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_test(full, topk, said):
+    assert judged(full, topk).startswith(said)
+
+
+def test_a_verdict_names_controls_and_counts_all_comparisons():
+    assert "**Confirms**" in judged(SLOW, FAST, FAST)
+    assert "too: `random_sparse:k=5` is faster in 8" in judged(SLOW, FAST, FAST)
+    assert "No control is faster" in judged(SLOW, FAST, SLOW)
+    # 8 pairs give p = 1/128 at best, which 7 comparisons can bear, and 8 cannot
+    few = [(50, 60, 70, 80, 55, 65, 75, 85), (51, 59, 71, 79, 56, 64, 76, 84)]
+    assert judged(*few, family=6).startswith("**Does not confirm**")
+    assert judged(*few, family=7).startswith("**Undecided**")
+    assert verdict({}, 0).startswith("**Undecided**: no seed")
+
+
+def test_scores_are_compared_where_there_is_no_target():
+    lines = {(name, seed): {"eval_loss": loss + seed, "eval_perplexity": 2.0}
+             for name, loss in ((FULL, 3.0), (TOPK, 2.9)) for seed in range(3)}  # fmt: skip
+    assert score_verdict(lines) == (
+        "**Undecided**: `topk_sparse:k=5` ends with a lower held-out loss than full attention in 3 of 3 pairs "
+        "(median difference -0.1000, sign test p = 0.25)."
+    )
+    accurate = {
+        (name, seed): {"eval_accuracy": value} for name, value in ((FULL, 0.5), (TOPK, 0.4)) for seed in range(8)
+    }
+    assert score_verdict(accurate).startswith("`topk_sparse:k=5` ends with a higher held-out accuracy")
+    assert "in 0 of 8 pairs (median difference -0.1000, sign test p = 0.0078)" in score_verdict(accurate)
+
+
+def evidence(settings):
+    """Of settings with the epochs in which full attention and top-k reach the target, by seed."""
+    planned, lines, records = [], {}, []
+    for setting, by_name in settings.items():
+        for name, times in by_name.items():
+            for seed, time in enumerate(times):
+                point = f"{setting}/{name}/{seed}"
+                planned.append(Planned(point, "parity", setting, name, seed, TARGET, 0.5 if name == FULL else None))
+                if time is None:
+                    continue
+                lines[point] = {"status": "converged", "eval_accuracy": 1 - 0.1 * seed}
+                for epoch, accuracy in ((1, 0.5), (time, 1.0)):
+                    who = {"kind": "epoch", "run": point, "attention": name, "seed": seed}
+                    records.append({**who, "epoch": epoch, "step": 10 * epoch, "train_accuracy": accuracy})
+    return Evidence("grid", "About.", planned, lines, records)
+
+
+def cells(text, title):
+    """Rows of the table under a title, by the first cell."""
+    after = text[text.index(f"### {title}\n") :].split("\n")[2:]
+    table = list(takewhile(lambda line: line.startswith("|"), dropwhile(lambda line: not line.startswith("|"), after)))
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def test_a_section_has_tables_of_what_is_there():
+    settings = {"parity, lr=1": {FULL: (20, 30, None), TOPK: (2, 5, 4)}, "parity, lr=2": {FULL: (10, 6), TOPK: (3, 4)}}
+    found = evidence({**settings, "parity, lr=3": {FULL: (None,), TOPK: (None,)}})
+    text = "\n\n".join(section(found, "curves.png"))
+    assert "About. 9 of 12 runs are done; 0 failed." in text
+    first = cells(text, "parity, lr=1")
+    assert (
+        first[FULL] | {"epochs": "25 [20, 30]", "steps": "250 [200, 300]", "seconds": "125 [100, 150]"} == first[FULL]
+    )
+    assert (first[FULL]["runs"], first[FULL]["reached it"], first[FULL]["held-out"]) == (
+        "2 of 3",
+        "2 of 2",
+        "0.950 [0.925, 0.975]",
+    )
+    assert (first[TOPK]["speed-up"], first[TOPK]["faster, slower"], first[TOPK]["seconds"]) == (
+        "8.00",
+        "2, 0 of 2",
+        "-",
+    )
+    assert "### parity, lr=3\n\nNot run." in text
+    best = cells(text, "parity, each at its best")
+    assert (best[FULL]["best setting"], best[TOPK]["best setting"]) == ("parity, lr=2", "parity, lr=2")
+    assert float(best[TOPK]["speed-up"]) == pytest.approx((10 / 3 + 6 / 4) / 2, abs=0.01)
+
+
+def test_a_run_that_diverged_is_read_from_its_line(tmp_path):
+    run = {"point": "a", "task": "parity", "attention": FULL, "seeds": 1, "status": "diverged"}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    (tmp_path / "evaluations.jsonl").write_text("")
+    [record] = read_records(tmp_path)
+    assert (record["kind"], record["run"], record["task"], record["seed"]) == ("diverged", "a", "parity", 1)
+
+
+def test_the_page_of_other_folders(tmp_path, capfd):
+    """A grid that joins another is shown there; one without results is named."""
+    grids, kept = tmp_path / "grids", tmp_path / "results" / "one"
+    grids.mkdir(), kept.mkdir(parents=True)
+    one = "about: One.\ngrid: [{task: parity, seeds: [1, 2], attention: [sdpa, 'topk_sparse:k=5']}]"
+    (grids / "one.yaml").write_text(one)
+    (grids / "two.yaml").write_text("about: Two.\njoins: one\ngrid: [{task: parity, seeds: 1, attention: eager}]")
+    (grids / "options.yaml").write_text("task: parity")
+    points = results.read_grid(grids / "one.yaml", results.configuration)
+    for point in points[:2]:
+        line = {"point": point.name, **point.options, "status": "finished", "reached": None, "eval_accuracy": 0.5}
+        with (kept / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        with (kept / "evaluations.jsonl").open("a") as file:
+            evaluated = {"epoch": 1, "step": 9, "train_accuracy": 0.5, "eval_accuracy": 0.5}
+            file.write(json.dumps({"point": point.name, **evaluated}) + "\n")
+    page = tmp_path / "page.md"
+    results.main(["--grids", str(grids), "--results", str(tmp_path / "results"), "--page", str(page)])
+    text = page.read_text()
+    assert "One. 2 of 5 runs are done; 0 failed." in text
+    assert "- **two**: Two. Shown with one." in text
+    assert cells(text, "parity")["eager"]["runs"] == "0 of 1"
+    assert (tmp_path / "page" / "one.png").stat().st_size > 1000
+    assert "options" not in text
