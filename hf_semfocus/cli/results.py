@@ -20,7 +20,8 @@ from ..files import write_text
 from ..grid import Point, Results, read_about, read_grid
 from ..grid.cost import cost, step_seconds
 from ..reports import plots
-from ..reports.evidence import Evidence, Planned, section
+from ..reports.evidence import Evidence, Planned
+from ..reports.shown import section
 from ..tables import markdown_table
 from .sweep import configuration, steps
 

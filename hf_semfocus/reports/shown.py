@@ -1,0 +1,144 @@
+"""What a grid shows: for every setting a table of times to the target, paired with full attention, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..analysis.paired import Speedup, holm, speedups
+from ..analysis.runs import Run
+from ..analysis.times import TimeToTarget, times_to_target
+from ..metrics import quantities
+from ..tables import markdown_table, quartiles
+from .evidence import Evidence, Planned
+from .seeds import between, interval
+from .verdicts import BASELINE, FOCUS, Compared, score_verdict, verdict
+
+CONTROL = "random_sparse"
+"""Top-k is compared with this control, too: is it what is kept, or only how few keys are?"""
+HEADER = ["attention", "runs", "reached it", "epochs", "steps", "seconds", "held-out", "speed-up", "95% interval"]
+HEADER += ["faster, slower", "test", "p", "Holm"]
+
+
+def section(evidence: Evidence, picture: str | None) -> list[str]:
+    """Paragraphs on a grid of which runs are done: counts, and for every setting a table and a verdict.
+
+    Args:
+        evidence: of the grid.
+        picture: link to the learning curves; None if there are none.
+
+    Raises:
+        ImportError: SciPy is not installed.
+    """
+    parts = [f"## {evidence.name}", f"{evidence.about} {evidence.counts}".strip()]
+    times = evidence.times()
+    names = list(dict.fromkeys(run.attention for run in times))
+    found = speedups(times, BASELINE, "step") if BASELINE in names else []
+    for control in [name for name in names if name.startswith(CONTROL)]:
+        found += [each for each in speedups(times, control, "step") if each.attention.startswith(FOCUS)]
+    adjusted = holm([each.p for each in found])
+    compared = {(each.task, each.attention, each.baseline): (each, p) for each, p in zip(found, adjusted, strict=True)}
+    if picture is not None:
+        parts.append(f"![Learning curves: median and quartiles over seeds]({picture})")
+    if found:
+        parts.append(f"Holm's adjustment is over the {len(found)} comparisons of this grid.")
+    for setting, runs in evidence.settings.items():
+        parts += [f"### {setting}", *_setting(evidence, runs, times, compared, len(found))]
+    return parts + _at_their_best(evidence, times)
+
+
+def _setting(
+    evidence: Evidence,
+    planned: Sequence[Planned],
+    times: Sequence[Run],
+    compared: Mapping[tuple[str, str, str], Compared],
+    family: int,
+) -> list[str]:
+    """The table of a setting, and its verdict."""
+    setting, own = planned[0].setting, [run for run in planned if run.name in evidence.runs]
+    if not own:
+        return ["Not run."]
+    here = [run for run in times if run.task == setting]
+    reached = {
+        unit: {each.attention: each for each in times_to_target(here, unit)} if here else {}
+        for unit in ("epoch", "step")
+    }
+    rows = [HEADER]
+    for attention in dict.fromkeys(run.attention for run in planned):
+        mine = [run for run in planned if run.attention == attention]
+        ended = [evidence.runs[run.name] for run in mine if run.name in evidence.runs]
+        epochs, steps = (reached[unit].get(attention) for unit in ("epoch", "step"))
+        speedup, p = compared.get((setting, attention, BASELINE), (None, None))
+        rows.append(
+            [
+                attention,
+                f"{len(ended)} of {len(mine)}",
+                "-" if epochs is None else f"{epochs.reached} of {epochs.runs}",
+                *(_times(each) for each in (epochs, steps)),
+                _times(steps, mine[0].step_seconds) if mine[0].step_seconds else "-",
+                _score(ended),
+                *(["-"] * 6 if speedup is None else _speedup(speedup, p)),
+            ]
+        )
+    rows = [list(column) for column in zip(*rows, strict=True)]
+    kept = [column for column in rows if column[0] == "attention" or set(column[1:]) != {"-"}]
+    table = markdown_table([list(row) for row in zip(*kept, strict=True)])
+    if planned[0].target is None:
+        return [table, score_verdict({(run.attention, run.seed): evidence.runs[run.name] for run in own})]
+    judged = {(own, base): each for (task, own, base), each in compared.items() if task == setting}
+    return [table, verdict(judged, family)]
+
+
+def _at_their_best(evidence: Evidence, times: Sequence[Run]) -> list[str]:
+    """For tasks with several settings: full attention and top-k, each in the setting where it is fastest."""
+    tasks = {run.setting: run.task for run in evidence.planned}
+    parts = []
+    for task in dict.fromkeys(tasks.values()):
+        best: dict[str, TimeToTarget] = {}
+        for each in times_to_target(times, "step") if times else []:
+            if tasks[each.task] == task and (each.attention == BASELINE or each.attention.startswith(FOCUS)):
+                best.setdefault(each.attention, each)
+                rank = lambda found: (not found.median.reached, found.median.value)  # noqa: E731
+                best[each.attention] = min(best[each.attention], each, key=rank)
+        if list(tasks.values()).count(task) < 2 or BASELINE not in best or len(best) < 2:
+            continue
+        chosen = {(each.task, attention) for attention, each in best.items()}
+        runs = [replace(run, task=task) for run in times if (run.task, run.attention) in chosen]
+        rows = [["attention", "best setting", "steps", "speed-up", "95% interval", "faster, slower", "test", "p"]]
+        found = {each.attention: _speedup(each, None)[:-1] for each in speedups(runs, BASELINE, "step")}
+        for attention, each in best.items():
+            rows.append([attention, each.task, _times(each), *found.get(attention, ["-"] * 5)])
+        parts += [
+            f"### {task}, each at its best",
+            "The setting of the smallest median of steps, chosen on the runs that are compared, which favors none but "
+            "makes the p-values too small.",
+            markdown_table(rows),
+        ]
+    return parts
+
+
+def _times(found: TimeToTarget | None, factor: float = 1.0) -> str:
+    """Median and quartiles of a time."""
+    if found is None:
+        return "-"
+    middle, low, high = (
+        str(replace(each, value=float(f"{each.value * factor:.4g}"))) for each in (found.median, found.low, found.high)
+    )
+    return middle if low == middle == high else f"{middle} [{low}, {high}]"
+
+
+def _score(ended: Sequence[Mapping[str, Any]]) -> str:
+    """Median and quartiles of the last held-out accuracy, or loss of a language model."""
+    field = "eval_loss" if any("eval_perplexity" in run for run in ended) else "eval_accuracy"
+    values = [run[field] for run in ended if run.get(field) is not None]
+    if not values:
+        return "-"
+    low, middle, high = (f"{value:.{quantities()[field].digits - 1}f}" for value in quartiles(values))
+    return middle if low == middle == high else f"{middle} [{low}, {high}]"
+
+
+def _speedup(found: Speedup, adjusted: float | None) -> list[str]:
+    p = ["-" if value is None else f"{value:.2g}" for value in (found.p, adjusted)]
+    counts = f"{found.faster}, {found.slower} of {found.pairs}"
+    return [between(found.low, found.high), interval(found), counts, "-" if found.p is None else found.test, *p]
