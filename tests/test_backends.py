@@ -328,8 +328,8 @@ def test_flex_attention_is_compiled_for_few_lengths_and_never_in_silence_dense(m
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = flex._functions("any", compiler)
-    monkeypatch.setattr(flex, "_functions", lambda device: compiled)
+    compiled = flex.functions("any", compiler)
+    monkeypatch.setattr(flex, "functions", lambda device: compiled)
     for number, length in enumerate((130, 200, 333, 500)):
         mechanism, made = problem("banded_sparse:window=5", None, True, length)
         ours, _ = flex.attend(mechanism, made)

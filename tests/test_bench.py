@@ -20,6 +20,7 @@ from hf_semfocus.benchmark import (
     IncorrectError,
     Plan,
     Suite,
+    bitmap,
     contestants,
     file_stem,
     markdown,
@@ -220,11 +221,28 @@ def test_contents_decide_which_keys_have_the_highest_scores(content, period):
     assert all(set(row) == high for row in best.flatten(0, -2).tolist())
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_bitmap_computes_what_the_formula_does(causal):
+    case = replace(TINY, keys=75, queries=75, causal=causal, mechanism="topk_sparse:k=9", direction="forward")
+    query, key, value, _ = Inputs.of(case, CPU_DEVICE)
+    found = bitmap.attend(query, key, value, case=case, select=None)
+    torch.testing.assert_close(found, contestants.sparse(query, key, value, case=case, backend="eager"))
+
+
+def test_bits_of_a_bitmap():
+    words = bitmap.bitmap(torch.tensor([[[[0, 31, -1], [64, -1, 33]]]], dtype=torch.int32), 65)
+    assert [[bin(word & 0xFFFFFFFF) for word in row] for row in words[0, 0].tolist()] == [
+        [bin(1 | 1 << 31), "0b0", "0b0"],
+        ["0b0", "0b10", "0b1"],
+    ]
+
+
 def test_who_is_left_out_says_why(monkeypatch):
     monkeypatch.setattr(contestants, "_installed", lambda name: False)
     reasons = contestants.contestants(TINY, "auto", CPU_DEVICE)[1]
     assert "pip install" in reasons[XTRANSFORMERS]
-    assert set(reasons) == {XTRANSFORMERS, CUDNN, "flex", "adasplash"}
+    assert set(reasons) == {XTRANSFORMERS, CUDNN, "bitmap", "flex", "adasplash"}
     long = replace(TINY, keys=1 << 20, queries=1 << 20)
     assert "GB" in contestants.contestants(long, "auto", CPU_DEVICE)[1][EAGER]
 

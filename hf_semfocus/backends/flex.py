@@ -40,7 +40,7 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     """
     query, key, value = problem.query, problem.key, problem.value
     gqa = query.shape[1] != key.shape[1]
-    _, run = _functions(query.device.type)
+    _, run = functions(query.device.type)
     try:
         mask = _mask(mechanism, problem)
         return run(query, key, value, block_mask=mask, scale=problem.scale, enable_gqa=gqa), None
@@ -53,7 +53,7 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
 
 
 @lru_cache
-def _functions(device: str, backend: str | Callable[..., Any] = "inductor") -> tuple[Callable[..., Any], ...]:
+def functions(device: str, backend: str | Callable[..., Any] = "inductor") -> tuple[Callable[..., Any], ...]:
     """``create_block_mask`` and ``flex_attention``, compiled where they would else hold all pairs of positions.
 
     Lengths become symbols as soon as they vary. ``fullgraph`` makes an error of what would else be computed without
@@ -88,7 +88,7 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
     batch, heads, queries, keys = problem.shape
     shared = (1, 1) if mask is None else mask.shape
     sizes = (batch if shared[0] > 1 else None, heads if shared[1] > 1 else None)
-    make, _ = _functions(problem.query.device.type)
+    make, _ = functions(problem.query.device.type)
     return make(keeps, *sizes, queries, keys, device=problem.query.device)
 
 

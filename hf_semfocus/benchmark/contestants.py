@@ -14,11 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import hf_semfocus
 
 from ..mechanisms import build
+from . import bitmap
 from .cases import Case
 from .inputs import Attend, Inputs, mask_of
 
 OURS, SDPA, EAGER, XTRANSFORMERS, FLEX, ADASPLASH = "ours", "sdpa", "eager", "x-transformers", "flex", "adasplash"
-CUDNN = "sdpa (cuDNN)"
+CUDNN, BITMAP = "sdpa (cuDNN)", "bitmap"
 DENSE = (SDPA, CUDNN, FLEX, ADASPLASH)
 """Contestants that do not depend on the mechanism, so that cases of one shape share them."""
 NOTES = {
@@ -26,12 +27,13 @@ NOTES = {
     SDPA: "torch.nn.functional.scaled_dot_product_attention, all keys; on CUDA its flash backend, "
     "which takes no padding: there the one that PyTorch chooses",
     CUDNN: "the same by its cuDNN backend",
+    BITMAP: "our lists as a bitmap that torch's flex_attention reads, compiled: a prototype",
     EAGER: "the same mechanism on dense scores",
     XTRANSFORMERS: "Attend(sparse_topk=k) of x-transformers, which keeps more than k keys where scores tie",
     FLEX: "torch's flex_attention, compiled, all keys",
     ADASPLASH: "adasplash, alpha 1.5: another sparse attention, whose number of keys depends on the scores",
 }
-PEERS = (EAGER, CUDNN, XTRANSFORMERS, FLEX, ADASPLASH)
+PEERS = (EAGER, CUDNN, BITMAP, XTRANSFORMERS, FLEX, ADASPLASH)
 """Contestants that a run can leave out."""
 DENSE_MATRICES = 8
 """Approximate number of score matrices that a dense implementation holds in a forward and a backward pass."""
@@ -53,6 +55,7 @@ def contestants(case: Case, backend: str, device: torch.device) -> tuple[dict[st
     peers = (
         (partial(sparse, case=case, backend="eager"), _too_large(case, device)),
         (partial(_sdpa, case=case, backend=SDPBackend.CUDNN_ATTENTION), _no_cudnn(case, device)),
+        (partial(bitmap.attend, case=case), bitmap.objection(case, device)),
         (partial(_x_transformers, case=case), _no_x_transformers(case) or _too_large(case, device)),
         (partial(_flex, case=case), _no_flex(case, device)),
         (partial(_adasplash, case=case), _no_adasplash(case, device)),
