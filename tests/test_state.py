@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import tiny_config
+from peft import PeftModel
 from test_register import registered  # noqa: F401  (fixture)
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 import hf_semfocus
+from hf_semfocus import load_adapter
+from hf_semfocus.adapters.lora import add_lora
 from hf_semfocus.analysis import capture
 from hf_semfocus.mechanisms import Mechanism, count, register
 from hf_semfocus.training.schedules import FocusSchedule
@@ -220,3 +223,44 @@ def test_a_differentiable_selection_needs_both_slots():
 
     with pytest.raises(ValueError, match="has differentiable_selection but not both slots"):
         register("half")(Half)
+
+
+def test_lora_trains_and_saves_them(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path / "base")
+    adapted = add_lora(model, "causal_lm", r=2)
+    trained = {name: p for name, p in states(adapted).items() if p.requires_grad}
+    assert len(trained) == 2
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+    before = [p.clone() for p in trained.values()]
+    adapted(IDS, labels=IDS).loss.backward()
+    optimizer.step()
+    assert not any(torch.equal(p, old) for p, old in zip(trained.values(), before, strict=True))
+    adapted.eval()
+    expected = adapted(IDS).logits
+    adapted.get_base_model().set_attn_implementation("tempered:k=4")  # leaves them as they are
+    assert torch.equal(adapted(IDS).logits, expected)
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    def base(attention):
+        return AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation=attention).eval()
+
+    for again in (
+        load_adapter(tmp_path / "adapter", base("sdpa")),
+        PeftModel.from_pretrained(base(None), tmp_path / "adapter"),
+    ):
+        assert torch.equal(again.eval()(IDS).logits, expected)
+    merged = again.merge_and_unload()
+    torch.testing.assert_close(merged(IDS).logits, expected, rtol=1e-4, atol=1e-5)
+    merged.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(IDS).logits, merged(IDS).logits
+    )
+
+
+def test_an_adapter_with_parameters_refuses_a_base_model_without(tmp_path):
+    model = make()
+    dense = AutoModelForCausalLM.from_config(tiny_config("gpt2"))
+    add_lora(model, "causal_lm", r=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"whose parameters it holds.*expected hf_semfocus.load_adapter"):
+        PeftModel.from_pretrained(dense, tmp_path)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..hf.configs import LOADED
 from ..hf.patches import IMPLICIT
 from ..hf.settings import names_in
+from ..hf.state import has_state
 from ..hf.switching import Tables, configure, set_tables, tables_of
 from ..hf.wrapping import when_imported, wrap
 from ..messages import shown
@@ -84,7 +85,7 @@ def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
         where: the adapter's folder or name, for messages.
 
     Raises:
-        ValueError: the model cannot have the attention.
+        ValueError: the model cannot have the attention, or lacked its parameters when the adapter was loaded.
     """
     wanted = _with_tables(entry["attention"], entry.get("tables"))
     trained = f"the adapter {shown(where)} was trained with the attention {wanted!r}"
@@ -101,7 +102,13 @@ def apply_entry(model: Any, entry: Mapping[str, Any], where: Any) -> None:
             stacklevel=4,
         )
         return
+    fresh = not has_state(model)
     set_attention(model, entry)
+    if fresh and has_state(model):
+        raise ValueError(
+            f"{trained}, whose parameters it holds, but its base model had none when it was loaded; expected "
+            "hf_semfocus.load_adapter(adapter, model), or a base model with that attention"
+        )
     if (now := _now(model)) != wanted:
         raise ValueError(f"{trained}; the {type(model).__name__} it is for has no such parts, only {shown(now)}")
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .. import kinds
+from ..hf.state import SLOT, has_state
 from ..messages import check_integer
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_lora(
     dropout: float = 0.0,
     target_modules: Sequence[str] | None = None,
 ) -> PeftModel:
-    """Freeze all of a model but its LoRA matrices and, in a classifier, its head; an adapter saves both.
+    """Freeze all of a model but its LoRA matrices, its mechanisms' parameters, and a classifier's head; all are saved.
 
     The head is everything outside of the base model, and the base model's pooler if there is one: a checkpoint may
     lack it, and random weights that are not saved would differ whenever the adapter is loaded.
@@ -90,7 +91,7 @@ def add_lora(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=targets,
-        modules_to_save=head or None,
+        modules_to_save=[*head, *([SLOT] if has_state(model) else [])] or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     return get_peft_model(model, config)

@@ -29,6 +29,11 @@ def owns_state(name: Any) -> bool:
     return is_ours(name) and get(name.partition(":")[0]).owns_state()
 
 
+def has_state(model: nn.Module) -> bool:
+    """Whether a layer of ``model`` has trainable parameters of a mechanism."""
+    return any(hasattr(module, OWNER) for module in model.modules())
+
+
 def attach(model: PreTrainedModel) -> None:
     """Give every layer the parameters of its mechanism, unless it has them.
 
@@ -100,5 +105,5 @@ def _fits(mechanism: Mechanism, layer: nn.Module) -> bool:
         return False
     with torch.device("meta"):
         wanted = _create(mechanism, layer).state_dict()
-    held = state.state_dict()
+    held = getattr(state, "original_module", state).state_dict()  # PEFT trains a copy beside the original
     return held.keys() == wanted.keys() and all(held[name].shape == each.shape for name, each in wanted.items())
