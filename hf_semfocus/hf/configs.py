@@ -1,7 +1,7 @@
 """Wrapped methods of ``PreTrainedConfig``, which keep the name and the parameters of an attention consistent.
 
 ``_attn_implementation``   None keeps a name of ours. A new name removes the parameters that it states from
-                           ``config.semfocus``.
+                           ``config.semfocus``. Warns where a library switches to another attention.
 ``semfocus``               reads as all parameters of the attention; assigning it removes those in the name.
 ``__post_init__``          sets ``semfocus`` before the name, which takes precedence.
 ``from_dict``              sets a requested attention over a saved one of ours as on a live configuration, and notes
@@ -23,7 +23,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .attention import register
-from .parameters import NAME, SETTINGS, drop_stated, get_settings, set_settings, stored_settings
+from .escapes import reported
+from .parameters import NAME, SETTINGS, drop_stated, get_settings, parts, set_settings, stored_settings
 from .settings import check_name, check_once, has_ours, is_ours, names_in, resolve
 from .visibility import FORM
 from .wrapping import wrap, wrap_setter
@@ -56,10 +57,11 @@ def _set_name(original: Callable[..., None], self: PreTrainedConfig, value: Any)
     check_name(value)
     before = self.__dict__.get(NAME)
     after = value.get("", before) if isinstance(value, dict) else value
-    original(self, value)
-    if after is None and is_ours(before):
-        setattr(self, NAME, before)
-    elif is_ours(after):
+    with reported(self, [self, *parts(self)]):
+        original(self, value)
+        if after is None and is_ours(before):
+            setattr(self, NAME, before)
+    if is_ours(after):
         drop_stated(self, before, after)
         with suppress(ValueError):  # raises when a model is made
             resolve(after, stored_settings(self))

@@ -2,7 +2,8 @@
 
 ``get_correct_attn_implementation``  accepts ``topk_sparse:k=8``; refuses classes without the interface and bad
                                      parameters when the model is made; lists our names in its error.
-``set_attn_implementation``          refuses such classes where Transformers only warns; None changes nothing.
+``set_attn_implementation``          refuses such classes where Transformers only warns; None changes nothing; warns
+                                     where a library switches to another attention.
 ``post_init``                        links every module to the configuration that is saved for it, and refuses models
                                      without any attention that uses the interface.
 ``_initialize_weights``              sets the initial values of a mechanism's parameters that a checkpoint lacks.
@@ -26,6 +27,7 @@ from ..mechanisms import names
 from ..messages import did_you_mean, shown
 from . import configs, state
 from .attention import register
+from .escapes import reported
 from .layers import number_layers
 from .parameters import NAME, drop_stated, pass_to_parts, stored_settings
 from .settings import check_name, has_ours, is_ours, resolve
@@ -98,7 +100,7 @@ def _set(
         if isinstance(module, PreTrainedModel) and is_ours(name := asked[id(source)]):
             check_class(type(module), name)
             check_modules(module, name, whole=module is self)
-    with all_or_nothing(held):
+    with reported(self, held), all_or_nothing(held):
         for config in held:
             drop_stated(config, config._attn_implementation, asked[id(followed.get(id(config), config))])
         original(self, attn_implementation, *args, **kwargs)
