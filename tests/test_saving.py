@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -144,9 +143,8 @@ def test_generation_config_stays_clean(tmp_path):
 
 def test_dense_models_are_saved_as_before():
     done = run(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from conftest import tiny_config\n"
-        "def say(): print(tiny_config('llama').to_json_string(), end='---')\n"
+        "import sys\nfrom transformers import LlamaConfig\n"
+        "def say(): print(LlamaConfig(vocab_size=61).to_json_string(), end='---')\n"
         "say()\nassert 'hf_semfocus' not in sys.modules\nimport hf_semfocus\nsay()"
     )
     plain, patched, _ = done.stdout.split("---")
