@@ -13,8 +13,9 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns.
 
     Args:
-        rows: the header and then the lines, all with the same number of cells.
+        rows: the header and then the lines, all with the same number of cells; ``|`` in them is escaped.
     """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 import hf_semfocus
 from hf_semfocus.hf.switching import configurations
+from hf_semfocus.reports.conclusion import conclusion
+from hf_semfocus.tables import markdown_table
 from hf_semfocus.training import FocusSchedule, TrainingOptions
 from hf_semfocus.training.checkpoint import Checkpoints
 from hf_semfocus.training.schedules import bound_to_length
@@ -134,6 +136,21 @@ def test_layers_go_with_the_attention_of_the_step():
     for step, k in ((0, 4), (1, 2)):
         free.apply(model, step, 3)
         assert list(hf_semfocus.verify(model).values()) == ["full", f"topk_sparse:k={k}"]
+
+
+def test_reports_take_schedules_for_what_they_are():
+    [*_, row] = markdown_table([["attention", "k"], ["topk_sparse:k=8|0=sdpa", "8"]]).splitlines()
+    assert row == r"| topk_sparse:k=8\|0=sdpa | 8 |"
+    for name in (
+        "sdpa~0.5~topk_sparse:k=8",
+        "topk_sparse:k=8..4",
+        "topk_sparse:k=8|0=sdpa",
+        "topk_sparse:k=8@-9>sdpa",
+    ):
+        results = [{"attention": each, "seed": 0, "reached": None, "epoch": 3} for each in ("sdpa", name)]
+        assert "numbers of keys" not in conclusion(results, {"target_accuracy": 0.95})
+        results[1]["attention"] = "topk_sparse:k=8"
+        assert "sdpa topk_sparse:k=4 topk_sparse:k=16" in conclusion(results, {"target_accuracy": 0.95})
 
 
 # ---- as a callback

@@ -13,6 +13,7 @@ from ..metrics import quantities
 RunResult = dict[str, Any]
 Groups = dict[str, list[RunResult]]
 SIZE = re.compile(r"\b(k|window|block_size)=(\d+)")
+SCHEDULE = re.compile(r"[>@~|]|\.\.")
 
 
 def conclusion(results: Sequence[RunResult], config: RunResult) -> str:
@@ -40,7 +41,7 @@ def conclusion(results: Sequence[RunResult], config: RunResult) -> str:
     if seeds == 1 and len(groups) > 1:
         shown += " This is one seed; another may order them otherwise."
         ideas = [*ideas, "several seeds: `--seeds 1 2 3`"]
-    sized = next((name for name in groups if ">" not in name and SIZE.search(name)), None)
+    sized = next((name for name in groups if not SCHEDULE.search(name) and SIZE.search(name)), None)
     if sized is not None:
         less, more = (SIZE.sub(lambda m, f=f: f"{m[1]}={max(1, f(int(m[2])))}", sized) for f in (_half, _twice))
         ideas = [*ideas, f"other numbers of keys: `--attention sdpa {less} {more}`"]
