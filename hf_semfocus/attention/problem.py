@@ -104,24 +104,23 @@ class Problem:
         """The same problem for some of its query heads, with the key heads that they share; None for all."""
         if heads is None:
             return self
-        numbers = torch.tensor(heads, device=self.query.device)
         size = self.query.shape[1] // self.key.shape[1]
-        shared = [head // size for head in heads[::size]]
-        whole = [head for group in shared for head in range(group * size, (group + 1) * size)] == list(heads)
-        keys = torch.tensor(shared, device=self.query.device) if whole else numbers // size
+        shared = tuple([head // size for head in heads[::size]])
+        whole = tuple([head for group in shared for head in range(group * size, (group + 1) * size)]) == heads
+        kv_heads = shared if whole else tuple([head // size for head in heads])
 
         def cut(tensor: Tensor | None) -> Tensor | None:
             varies = tensor is not None and tensor.dim() > 2 and tensor.shape[-3] != 1
-            return tensor.index_select(tensor.dim() - 3, numbers) if varies else tensor
+            return _take(tensor, heads, -3) if varies else tensor
 
         return replace(
             self,
-            query=cut(self.query),
-            key=self.key.index_select(1, keys),
-            value=self.value.index_select(1, keys),
+            query=_take(self.query, heads, 1),
+            key=_take(self.key, kv_heads, 1),
+            value=_take(self.value, kv_heads, 1),
             visibility=replace(self.visibility, mask=cut(self.visibility.mask)),
             bias=cut(self.bias),
-            sinks=None if self.sinks is None else self.sinks[numbers],
+            sinks=None if self.sinks is None else _take(self.sinks, heads, 0),
             heads=heads,
         )
 
@@ -137,3 +136,10 @@ class Problem:
             visibility=self.visibility.rows(start, stop),
             bias=cut(self.bias),
         )
+
+
+def _take(tensor: Tensor, numbers: tuple[int, ...], dim: int) -> Tensor:
+    """``tensor`` at ``numbers`` of a dimension; a view where they follow each other."""
+    if numbers == tuple(range(numbers[0], numbers[0] + len(numbers))):
+        return tensor.narrow(dim, numbers[0], len(numbers))
+    return tensor.index_select(dim, torch.tensor(numbers, device=tensor.device))

@@ -82,8 +82,10 @@ def attention_function(spec: str) -> Callable[..., tuple[Tensor, Tensor | None]]
 def _joined(shares: Sequence[Share], parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
     """Outputs and weights of all heads, in order, from those of their shares."""
     heads = [head for share in shares for head in share.heads]
-    order = torch.tensor(sorted(range(len(heads)), key=heads.__getitem__), device=parts[0][0].device)
     output, weights = (None if part[0] is None else torch.cat(part, 1) for part in zip(*parts, strict=True))
+    if heads == sorted(heads):
+        return output, weights
+    order = torch.tensor(sorted(range(len(heads)), key=heads.__getitem__), device=output.device)
     return output[:, order], None if weights is None else weights[:, order]
 
 
