@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +28,7 @@ from hf_semfocus.attention.visibility import Visibility
 from hf_semfocus.backends import BACKENDS, eager
 
 HERE = Path(__file__).parent
+FILES = ("test_triton.py", "test_triton_selection.py")
 backend = BACKENDS["triton"]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INSTALLED = importlib.util.find_spec("triton") is not None
@@ -44,13 +46,28 @@ def runs_kernels(test):
     return test if RUNS else None
 
 
+def _sorted(tensor, descending=False):
+    """``tl.sort`` of the interpreter's tensors."""
+    from triton.language import core
+    from triton.runtime.interpreter import TensorHandle
+
+    data = np.sort(tensor.handle.data)
+    data = np.ascontiguousarray(data[..., ::-1]) if descending else data
+    return core.tensor(TensorHandle(data, tensor.handle.dtype), tensor.type)
+
+
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Tiles so small that few keys fill many, and so few programs that the interpreter is quick."""
     if INTERPRETED:
-        from hf_semfocus.backends.lists.triton import common, selection
+        from hf_semfocus.backends.lists.triton import common, exact, selection
 
         monkeypatch.setattr(selection, "tile_for", lambda *sizes: selection.Tile(32, 16, 16, 4, 2))
+        exact_tile = lambda k, *sizes: selection.Tile(32, common.padded(k), 16, 4, 1)  # noqa: E731
+        monkeypatch.setattr(selection, "exact_tile_for", exact_tile)
+        # the interpreter takes seconds for each
+        monkeypatch.setattr(exact.tl, "sort", _sorted)
+        monkeypatch.setattr(exact.tl, "bitonic_merge", _sorted)
         monkeypatch.setattr(common, "TILE_ELEMENTS", 1 << 16)
         monkeypatch.setattr(common, "ROW_ELEMENTS", 1 << 14)
 
@@ -212,41 +229,15 @@ def test_candidates_beyond_the_buffer():
 @pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
 def test_a_bound_that_other_rounding_makes_too_high_loses_no_candidate(monkeypatch):
     """Scores of the pass that bounds may be larger than those of the pass that marks."""
-    from hf_semfocus.backends.lists.triton import selection
+    from hf_semfocus.backends.lists.triton import candidates
 
-    original = selection._bound
-    monkeypatch.setattr(selection, "_bound", lambda *given: original(*given) + 0.5)
+    original = candidates.bound
+    monkeypatch.setattr(candidates, "bound", lambda *given: original(*given) + 0.5)
     at = problem(batch=1, queries=30, keys=60, dim=16, causal=True)
     with torch.no_grad():
         at.query.copy_((at.query * 20).round())
         at.key.copy_((at.key * 20).round())
     assert torch.equal(selected(at, 5), expected(at, 5))
-
-
-@pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
-def test_a_list_that_other_rounding_makes_too_long_is_cut(monkeypatch):
-    """The pass that lists may reach the threshold more often than the passes that count; other rows stay theirs."""
-    from hf_semfocus.backends.lists.triton import selection
-
-    at = problem(batch=1, heads=1, queries=8, keys=90, dim=8)
-    with torch.no_grad():
-        at.query[:, :, 3] = 0  # equal scores
-    true = expected(at, 4)
-    original, calls, last = selection._rank, [], None
-
-    def rank(score, first, width):
-        calls.append(first)
-        found = original(score, first, width)
-        return found if last is None or len(calls) <= last else found | selection._LONG_MAX.value
-
-    monkeypatch.setattr(selection, "_rank", rank)
-    assert torch.equal(selected(at, 4), true)
-    # all but the pass that lists, of 90 keys in tiles of 16
-    last = len(calls) - 6
-    calls.clear()
-    rows = [0, 1, 2, 4, 5, 6, 7]
-    assert torch.equal(selected(at, 4)[:, :, rows], true[:, :, rows])
-    assert len(calls) == last + 6
 
 
 @runs_kernels
@@ -283,8 +274,8 @@ def test_heads_are_worked_on_a_few_at_a_time(monkeypatch):
 
     at = problem(causal=True)
     whole = selected(at, 6)
-    # three of the four heads, then the last
-    monkeypatch.setattr(selection, "BUFFER_WORDS", 3 * 37 * 48)
+    # three of the four heads, then the last; two tiles of 32 x 16 marks, and per query 16 candidates and scores
+    monkeypatch.setattr(selection, "BUFFER_WORDS", 3 * (2 * 32 * 16 + 37 * 32))
     assert torch.equal(selected(at, 6), whole)
     assert torch.equal(whole, expected(at, 6))
 
@@ -618,7 +609,7 @@ def test_operators_are_as_they_declare():
 @pytest.mark.skipif(RUNS, reason="kernels run in this process")
 @pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_everything_in_the_interpreter(marks):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, Path(__file__).name]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, *FILES]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
@@ -757,10 +748,11 @@ LIMITS = {90: 227 << 10, 80: 163 << 10}
 )
 def test_kernels_compile_for_gpus(arch, cases, tmp_path):
     kernels = _compiled(arch, cases, tmp_path)
-    assert {kernel["name"] for kernel in kernels} == {
-        *("_mark", "_list", "_recollect", "_score", "_choose"),
+    # the last one where there is a mask
+    assert {kernel["name"] for kernel in kernels} - {"_span"} == {
+        *("collect", "recollect", "score_candidates", "choose"),
         *("_forward", "_backward_query", "_gather"),
     }
     assert max(kernel["shared"] for kernel in kernels) <= LIMITS[arch]
     instruction = "wgmma.mma_async" if arch == 90 else "mma.sync"
-    assert all(kernel[instruction] for kernel in kernels if kernel["name"] == "_mark" and cases == "COMPILED")
+    assert all(kernel[instruction] for kernel in kernels if kernel["name"] == "collect" and cases == "COMPILED")

@@ -26,7 +26,7 @@ LIMITS = Limits(
     one_dtype=True,
     # beyond this the gathers cost as much as a dense product
     max_keys=1024,
-    # beyond this the candidates of most rows do not fit, which costs up to 64 more products
+    # beyond this the candidates of most rows do not fit, and all scores are computed once more
     max_selected=200,
     max_dim=256,
     bias=False,
