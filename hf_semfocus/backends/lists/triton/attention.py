@@ -171,7 +171,7 @@ def _sum_by_key(
     batch, kv_heads, keys, head_dim = key.shape
     total = batch * kv_heads * keys
     # number of the key every entry points to, counted through batch and heads; last what points to none
-    column = index.view(batch * kv_heads, -1)
+    column = index.unflatten(1, (kv_heads, -1)).flatten(2).flatten(0, 1)
     first = torch.arange(0, total, keys, device=index.device, dtype=torch.int32).view(-1, 1)
     number, order = torch.where(column < 0, total, first + column).flatten().sort(stable=True)
     begin = torch.searchsorted(number, torch.arange(total + 1, device=index.device, dtype=number.dtype))
