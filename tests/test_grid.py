@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE, wait_until
 from recipe import ROOT
 
 from hf_semfocus.cli import sweep
@@ -213,22 +213,14 @@ def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, trainin
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRAINING_SECONDS": "100"},
     )
     marks = [tmp_path / "out" / point.name / "starts" for point in wanted]
-    until(lambda: all(mark.exists() for mark in marks))
+    wait_until(lambda: all(mark.exists() for mark in marks))
     driver.send_signal(number)
-    assert driver.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert driver.wait(PATIENCE) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     if sys.platform == "linux":
-        until(lambda: not any(str(tmp_path / "training.py") in line for line in command_lines()))
+        wait_until(lambda: not any(str(tmp_path / "training.py") in line for line in command_lines()))
     assert all(point not in Results(tmp_path / "kept") for point in wanted)
     assert run([done, *wanted], tmp_path / "out", Results(tmp_path / "kept"), training, LocalExecutor(workers=2)) == []
     assert [starts(tmp_path / "out", point) for point in (done, *wanted)] == [1, 2, 2]
-
-
-def until(holds):
-    """Wait for something that happens in another process."""
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def command_lines():

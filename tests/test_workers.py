@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 
 import pytest
+from conftest import wait_until
 from recipe import ROOT, bare, pretrain, timeless
 
 from hf_semfocus.console import parse
@@ -39,10 +39,7 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
     cut = tmp_path / "cut"
     command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(cut, 12, "--workers", "2")]
     process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
-    while len(saved(cut)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: len(saved(cut)) >= 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = subprocess.run([*command, "--resume"], env=bare(), cwd=ROOT, capture_output=True, text=True)
@@ -62,10 +59,7 @@ def test_ctrl_c_saves_all_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 120
-    while len(saved(tmp_path)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: len(saved(tmp_path)) >= 2, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate()
     assert process.returncode == 130
