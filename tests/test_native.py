@@ -50,6 +50,16 @@ def test_selection_over_many_strips_with_ties(sign, k, threads, poisoned_memory)
     assert torch.equal(kept(index, 5003), highest(sign * scores, allowed.expand_as(scores), k))
 
 
+@pytest.mark.parametrize("keys", [1, 2, 7, 15, 16, 17, 31, 33, 64, 65, 129])
+def test_selection_from_few_keys_with_ties(keys):
+    query, key = integers(1, 2, 13, 7), integers(1, 2, keys, 7)
+    query[0, 0, 4], key[0, 1, keys // 2] = 0, torch.nan
+    scores = (query @ key.mT).nan_to_num(torch.inf)  # NaN counts as highest
+    for k in {min(k, keys) for k in (1, 2, 5, 15, 16, 17, 32, 33)}:
+        index = kernels.select(query, key, k, 1.0, 1, None, None, None)
+        assert torch.equal(kept(index, keys), highest(scores, torch.ones_like(scores, dtype=torch.bool), k))
+
+
 @pytest.mark.parametrize("queries", [1, 3, 4, 12, 50])
 def test_all_scores_equal_keeps_the_last_keys(queries):
     index = kernels.select(torch.zeros(1, 1, queries, 8), torch.randn(1, 1, 9000, 8), 6, 1.0, 1, None, None, None)

@@ -27,6 +27,7 @@ constexpr int LANES = 4, TILE = 6; // 12 of 32 (NEON)
 #endif
 constexpr int PANEL = 2 * LANES;  // keys the product takes at a time
 constexpr int64_t STRIP = 4096;   // keys scored before the best of them are picked: a tile's strip stays in L2
+constexpr int64_t FEW = 2;        // vectors of values that are compared with each other, not with a bound
 constexpr float LOWEST = std::numeric_limits<float>::lowest();
 constexpr float EXCLUDED = -std::numeric_limits<float>::infinity();
 
@@ -156,9 +157,25 @@ static inline int32_t highest(Ints x) {
     return part[0];
 }
 
+// The k-th largest of a few values: the least of those that fewer than k exceed.
+static int32_t kth_largest(const int32_t *values, int64_t vectors, int32_t k) {
+    Ints least = Ints{} + INT32_MAX;
+    for (int64_t v = 0; v < vectors; v++) {
+        const Ints x = *(const Ints *)(values + v * LANES);
+        Ints above = {};
+        for (int64_t c = 0; c < vectors * LANES; c += LANES)
+#pragma GCC unroll 16
+            for (int l = 0; l < LANES; l++) above -= (Ints{} + values[c + l]) > x;
+        const Ints reached = above < k ? x : least;
+        least = reached < least ? reached : least;
+    }
+    return ~highest(~least);
+}
+
 // A number that at least k of the values reach, and no more than k unless it is one of them. `low` is one that at
 // least k of them reach, if only just.
 static int32_t separator(const int32_t *values, int64_t vectors, int64_t k, int32_t low) {
+    if (vectors <= FEW) return kth_largest(values, vectors, k);
     Ints most = *(const Ints *)values, least = most;
     for (int64_t v = 1; v < vectors; v++) {
         const Ints x = *(const Ints *)(values + v * LANES);
@@ -299,41 +316,33 @@ static void take(Candidates &best, const float *scores, int64_t count, int64_t f
     for (int64_t start = 0; start < count; start += 64) best.add(scores + start, first + start);
 }
 
-// Keys of one head in panels of PANEL keys, head_dim x PANEL each, so that scores of a panel are vector products.
-static void pack_panel(const Problem &p, int64_t b, int64_t h, int64_t first, float *panel) {
-    for (int64_t l = 0; l < PANEL; l++) {
-        const float *row = first + l < p.keys ? at(p.key, b, h, first + l) : nullptr;
-        for (int64_t d = 0; d < p.head_dim; d++) panel[d * PANEL + l] = row ? row[d] : 0.0f;
-    }
-}
-
-// `height` queries, scaled, as head_dim x height; the last again where there are fewer.
-static void pack_queries(const Problem &p, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t height,
-                         float *packed) {
+// HEIGHT rows from `first`, times a factor, as width x HEIGHT, so that scores are vector products; the last row again
+// where there are fewer.
+template <int HEIGHT>
+static void pack(const Rows &from, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t width, float factor,
+                 float *packed) {
     typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-    const float factor = p.sign * p.scale;
-    const float *row[TILE];
-    for (int64_t r = 0; r < height; r++) row[r] = at(p.query, b, h, first + std::min(r, rows - 1));
-    if (height == 1) {
-        for (int64_t d = 0; d < p.head_dim; d++) packed[d] = row[0][d] * factor;
-        return;
-    }
+    constexpr int WHOLE = HEIGHT / 4 * 4; // rows that are transposed four by four
+    const float *row[HEIGHT];
+    for (int r = 0; r < HEIGHT; r++) row[r] = at(from, b, h, std::min(first + r, rows - 1));
     int64_t d = 0;
-    if (TILE % 4 == 0) // transposed four by four
-        for (; d + 4 <= p.head_dim; d += 4)
-            for (int64_t r = 0; r < TILE; r += 4) {
-                const Four x = *(const Four *)(row[r] + d) * factor, y = *(const Four *)(row[r + 1] + d) * factor;
-                const Four z = *(const Four *)(row[r + 2] + d) * factor, w = *(const Four *)(row[r + 3] + d) * factor;
-                const Four a = __builtin_shufflevector(x, y, 0, 4, 1, 5), c = __builtin_shufflevector(x, y, 2, 6, 3, 7);
-                const Four e = __builtin_shufflevector(z, w, 0, 4, 1, 5), g = __builtin_shufflevector(z, w, 2, 6, 3, 7);
-                float *to = packed + d * TILE + r;
-                *(Four *)to = __builtin_shufflevector(a, e, 0, 1, 4, 5);
-                *(Four *)(to + TILE) = __builtin_shufflevector(a, e, 2, 3, 6, 7);
-                *(Four *)(to + 2 * TILE) = __builtin_shufflevector(c, g, 0, 1, 4, 5);
-                *(Four *)(to + 3 * TILE) = __builtin_shufflevector(c, g, 2, 3, 6, 7);
-            }
-    for (; d < p.head_dim; d++)
-        for (int64_t r = 0; r < TILE; r++) packed[d * TILE + r] = row[r][d] * factor;
+    for (; d + 4 <= width; d += 4) {
+        for (int r = 0; r < WHOLE; r += 4) {
+            const Four x = *(const Four *)(row[r] + d) * factor, y = *(const Four *)(row[r + 1] + d) * factor;
+            const Four z = *(const Four *)(row[r + 2] + d) * factor, w = *(const Four *)(row[r + 3] + d) * factor;
+            const Four a = __builtin_shufflevector(x, y, 0, 4, 1, 5), c = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+            const Four e = __builtin_shufflevector(z, w, 0, 4, 1, 5), g = __builtin_shufflevector(z, w, 2, 6, 3, 7);
+            float *to = packed + d * HEIGHT + r;
+            *(Four *)to = __builtin_shufflevector(a, e, 0, 1, 4, 5);
+            *(Four *)(to + HEIGHT) = __builtin_shufflevector(a, e, 2, 3, 6, 7);
+            *(Four *)(to + 2 * HEIGHT) = __builtin_shufflevector(c, g, 0, 1, 4, 5);
+            *(Four *)(to + 3 * HEIGHT) = __builtin_shufflevector(c, g, 2, 3, 6, 7);
+        }
+        for (int r = WHOLE; r < HEIGHT; r++)
+            for (int64_t j = d; j < d + 4; j++) packed[j * HEIGHT + r] = row[r][j] * factor;
+    }
+    for (; d < width; d++)
+        for (int r = 0; r < HEIGHT; r++) packed[d * HEIGHT + r] = row[r][d] * factor;
 }
 
 // Scores of TILE queries (head_dim x TILE, scaled) and one panel of keys.
@@ -399,7 +408,8 @@ extern "C" void select_keys(const Problem *problem) {
 #pragma omp parallel for num_threads(p.threads)
         for (int64_t n = 0; n < p.batch * p.kv_heads * panels; n++) {
             const int64_t bh = n / panels;
-            pack_panel(p, bh / p.kv_heads, bh % p.kv_heads, n % panels * PANEL, packed.get() + n * size);
+            pack<PANEL>(p.key, bh / p.kv_heads, bh % p.kv_heads, n % panels * PANEL, p.keys, p.head_dim, 1,
+                        packed.get() + n * size);
         }
     }
     const int64_t height = few ? 1 : TILE, tiles = (p.queries + height - 1) / height;
@@ -417,7 +427,7 @@ extern "C" void select_keys(const Problem *problem) {
             const int64_t rows = std::min(height, p.queries - first);
             int64_t stop = p.keys;
             if (p.limit) stop = std::min(stop, *std::max_element(p.limit + first, p.limit + first + rows) + 1);
-            pack_queries(p, b, h, first, rows, height, queries.data());
+            (few ? pack<1> : pack<TILE>)(p.query, b, h, first, p.queries, p.head_dim, p.sign * p.scale, queries.data());
             for (auto &c : best) c.clear();
             for (int64_t start = 0; start < stop; start += width) {
                 const int64_t count = (std::min(width, stop - start) + 63) / 64 * 64;
