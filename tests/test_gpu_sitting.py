@@ -1,6 +1,6 @@
 """The sitting on a GPU, as far as it can be tested without one."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -167,7 +167,7 @@ import check, tiles
 from dataclasses import replace
 from hf_semfocus.backends.lists.triton import common, selection
 common.TILE_ELEMENTS = 1 << 14
-case = replace(check.TOPK, batch=1, heads=1, kv_heads=1, keys=40, queries=40, head_dim=16, dtype="float32")
+case = replace(check.TOPK, batch=1, heads=1, kv_heads=1, keys=20, queries=20, head_dim=16, dtype="float32")
 device = torch.device("cpu")
 selected = tiles.selection_tiles(case, device, [(32, 16, 16, 4, 2), (16, 17, 16, 4, 2), (32, 16, 64, 4, 2)])
 print(json.dumps([selected, tiles.gathered_tiles(case, device, [1 << 13])]))
@@ -182,3 +182,55 @@ print(json.dumps([selected, tiles.gathered_tiles(case, device, [1 << 13])]))
     assert "failed" in selected[impossible]
     assert [*attended] == ["16384", "8192"]
     assert min(attended.values()) > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_resources_are_those_of_the_code_that_was_compiled():
+    """One small kernel; see ``test_kernels_fit_the_gpus_they_are_compiled_for`` for all."""
+    code = f"""
+import json, sys, torch
+sys.path.insert(0, {str(GPU)!r})
+import resources
+from hf_semfocus.backends.lists.triton import attention
+tensors = torch.randn(3, 1, 1, 20, 64)
+index = torch.zeros(1, 1, 20, 8, dtype=torch.int32)
+found = {{}}
+for capability in (80, 90):
+    with resources.compiled_only(capability) as made:
+        attention.forward(*tensors, index, None, 1.0, 0.0, None)
+    [(name, kernel)] = made
+    found[capability] = [name, kernel.metadata.target.arch, resources.usage(kernel)]
+rows = [[dict(kernel="a", head_dim=64, k=8, content="padded", **found[c][2])] for c in (80, 90)]
+print(json.dumps([found, resources.table(dict(zip((80, 90), rows)))]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=bare(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, table = json.loads(done.stdout.splitlines()[-1])
+    for capability, (name, arch, taken) in found.items():
+        assert (name, arch) == ("_forward", int(capability))
+        assert 16 <= taken["registers"] <= 128
+        assert taken["stack"] == 0
+        assert taken["shared"] <= 16 << 10
+    assert "a (padded)" in table
+    assert f"{found['80'][2]['registers']} / 0 / " in table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_fit_the_gpus_they_are_compiled_for(capability):
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(GPU)!r})
+import resources
+print(json.dumps([resources.SHARED, resources.resources({capability})]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=bare(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shared, rows = json.loads(done.stdout.splitlines()[-1])
+    assert max(row["shared"] for row in rows) <= shared[str(capability)]
+    # what is compiled for 8.0 also runs on 8.6
+    assert capability != 80 or max(row["shared"] for row in rows) <= shared["86"]
+    assert {(row["head_dim"], row["k"]) for row in rows} == {(64, 8), (64, 64), (128, 8), (128, 64)}
+    spills = {(row["kernel"], row["head_dim"]): row["stack"] for row in rows if row["stack"]}
+    assert spills == {}

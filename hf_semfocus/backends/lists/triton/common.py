@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Elements of a gathered tile: 64 vectors of 64 dimensions are 32 registers per thread on four warps.
-TILE_ELEMENTS = 4096
+# Elements of a gathered tile: 32 vectors of 64 dimensions are 16 registers per thread on four warps. With twice as
+# many, the keys' gradients take 219 registers, and two programs fill a multiprocessor: too few to hide the gathers.
+TILE_ELEMENTS = 2048
 # Elements of a tile of numbers, not vectors: four rows of 128 give each of four warps one row, four numbers a thread.
 ROW_ELEMENTS = 512
 
