@@ -12,6 +12,7 @@ import torch
 from recipe import ROOT, bare
 
 GPU = ROOT / "recipes" / "gpu"
+TESTS = sorted((ROOT / "tests").glob("test_triton*.py"))
 HIDDEN = ("datasets", "evaluate", "accelerate", "peft", "psutil", "matplotlib", "hypothesis", "scipy")
 """Packages that a machine with PyTorch, Triton, Transformers and pytest need not have."""
 HIDING = f"""
@@ -41,7 +42,7 @@ def test_it_needs_few_packages(tmp_path):
     names = [path.stem for path in GPU.glob("*.py")]
     assert {"sitting", "check", "kernel_times", "tiles"} <= set(names)
     code = f"{HIDING}\nimport sys; sys.path[:0] = [{str(GPU)!r}, {str(ROOT / 'tests')!r}]\n"
-    code += f"import {', '.join(names)}, hf_semfocus.cli.bench, conftest\n"
+    code += f"import {', '.join(names)}, hf_semfocus.cli.bench, conftest, {', '.join(path.stem for path in TESTS)}\n"
     code += f"print(sorted(set(sys.modules) & set({HIDDEN})))"
     done = subprocess.run([sys.executable, "-c", code], env=bare(), capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
@@ -232,5 +233,6 @@ print(json.dumps([resources.SHARED, resources.resources({capability})]))
     # what is compiled for 8.0 also runs on 8.6
     assert capability != 80 or max(row["shared"] for row in rows) <= shared["86"]
     assert {(row["head_dim"], row["k"]) for row in rows} == {(64, 8), (64, 64), (128, 8), (128, 64)}
-    spills = {(row["kernel"], row["head_dim"]): row["stack"] for row in rows if row["stack"]}
-    assert spills == {}
+    assert not [row for row in rows if row["stack"] and row["content"] == "normal"]
+    # measured: a tile of a mask with holes takes registers that the tiles of scores would need
+    assert max(row["stack"] for row in rows) <= 160

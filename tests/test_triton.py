@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from torch._dynamo.backends.registry import lookup_backend
 
 import hf_semfocus
