@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from test_triton import (
     DEVICE,
     INSTALLED,
