@@ -55,18 +55,24 @@ def _sorted(tensor, descending=False):
     return core.tensor(TensorHandle(data, tensor.handle.dtype), tensor.type)
 
 
+def _sort_quickly(monkeypatch):
+    """Replace Triton's sorts, for each of which the interpreter takes seconds."""
+    from triton import language
+
+    for name in ("sort", "bitonic_merge"):
+        monkeypatch.setattr(language, name, _sorted)
+
+
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Tiles so small that few keys fill many, and so few programs that the interpreter is quick."""
     if INTERPRETED:
-        from hf_semfocus.backends.lists.triton import common, exact, selection
+        from hf_semfocus.backends.lists.triton import common, selection
 
         monkeypatch.setattr(selection, "tile_for", lambda *sizes: selection.Tile(32, 16, 16, 4, 2))
         exact_tile = lambda k, *sizes: selection.Tile(32, common.padded(k), 16, 4, 1)  # noqa: E731
         monkeypatch.setattr(selection, "exact_tile_for", exact_tile)
-        # the interpreter takes seconds for each
-        monkeypatch.setattr(exact.tl, "sort", _sorted)
-        monkeypatch.setattr(exact.tl, "bitonic_merge", _sorted)
+        _sort_quickly(monkeypatch)
         monkeypatch.setattr(common, "TILE_ELEMENTS", 1 << 16)
         monkeypatch.setattr(common, "ROW_ELEMENTS", 1 << 14)
 
@@ -554,6 +560,8 @@ def test_inference_keeps_no_graph_and_inputs_may_lack_gradients():
 @pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
 def test_the_sizes_chosen_for_gpus(dim, dtype, monkeypatch):
     monkeypatch.undo()
+    if INTERPRETED:
+        _sort_quickly(monkeypatch)
     for k, keys in ((16, 300), (100, 700), (300, 700)):
         at = problem(1, 2, 1, 40, keys, dim=dim, dtype=dtype, causal=True)
         check(mechanisms.build("topk_sparse", k=k), at)
