@@ -78,6 +78,7 @@ LAYERS = {
         *("adapters", "analysis", "backends", "console", "data", "files", "grid", "hf", "hub", "hub_client", "kinds"),
         *("machine", "mechanisms", "messages", "metrics", "models", "reports", "tables", "training"),
     },
+    "lm_eval": {"console"},
     "cli": {
         *("__version__", "analysis", "attention", "backends", "benchmark", "console", "data", "experiments", "files"),
         *("functional", "grid", "hf", "kinds", "machine", "mechanisms", "messages", "models", "reports", "tables"),
