@@ -700,33 +700,21 @@ def compile_kernels(arch, cases):
 
     The host code runs on the CPU with kernels that are compiled instead of launched.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime.jit import JITFunction
+    sys.path.insert(0, str(HERE.parent / "recipes" / "gpu"))
+    import resources
 
-    class Driver:
-        get_current_target = staticmethod(lambda: GPUTarget("cuda", arch, 32))
-        get_current_device = staticmethod(lambda: 0)
-        get_current_stream = staticmethod(lambda device: 0)
-
-    run, made = JITFunction.run, []
-
-    def compile_only(self, *args, grid, warmup, **options):
-        kernel = run(self, *args, grid=grid, warmup=True, **options)
-        assert len(kernel.asm["cubin"])
-        counts = {name: kernel.asm["ptx"].count(name) for name in ("wgmma.mma_async", "mma.sync")}
-        made.append({"name": self.__name__, "shared": kernel.metadata.shared, **counts})
-
-    triton.runtime.driver.set_active(Driver())
-    JITFunction.run = compile_only
     globals()["DEVICE"] = "cpu"
-    for case in cases:
-        case = {"queries": 200, **case}
-        k = case.pop("k", 64)
-        at = problem(**case)
-        out, _ = backend.attend(mechanisms.build("topk_sparse", k=k), at)
-        torch.autograd.grad(out, leaves(at), torch.ones_like(out))
-    print(json.dumps(made))
+    with resources.compiled_only(arch) as made:
+        for case in cases:
+            case = {"queries": 200, **case}
+            k = case.pop("k", 64)
+            at = problem(**case)
+            out, _ = backend.attend(mechanisms.build("topk_sparse", k=k), at)
+            torch.autograd.grad(out, leaves(at), torch.ones_like(out))
+    instructions = ("wgmma.mma_async", "mma.sync")
+    counts = [{each: kernel.asm["ptx"].count(each) for each in instructions} for _, kernel in made]
+    found = zip(made, counts, strict=True)
+    print(json.dumps([{"name": name, "shared": kernel.metadata.shared, **count} for (name, kernel), count in found]))
 
 
 def _compiled(arch, cases, cache):

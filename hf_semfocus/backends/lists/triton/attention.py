@@ -2,7 +2,8 @@
 
 All kernels gather: a program takes a few rows (queries of one head, counted through batch and heads) and a tile of
 their k entries, and loads the keys and values these point to. Nothing they read or write is larger than
-O(queries x k) or the inputs.
+O(queries x k) or the inputs. A list is so short that a program takes a few steps over it, so the one query of a
+decoding step needs no split over several programs; what it waits for is the selection, which reads all keys.
 
 Source of the recurrences: FlashAttention's online softmax and backward pass (arXiv 2205.14135), on k gathered keys.
 
