@@ -12,7 +12,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import transformers
+from huggingface_hub.utils import are_progress_bars_disabled
 from recipe import ROOT, bare, load, pretrain
+from tiny_families import build
+from transformers import AutoModelForCausalLM
 
 from hf_semfocus import machine
 from hf_semfocus.backends import BACKENDS
@@ -111,6 +115,18 @@ def test_command_without_a_command_lists_them(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, what in command.COMMANDS.items():
         assert any(re.fullmatch(rf" +{name} +{re.escape(what)}", line) for line in lines)
+
+
+def test_weights_are_loaded_without_a_bar_and_downloads_keep_theirs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)
+    build("gpt2", "sdpa").save_pretrained(tmp_path)
+    load_model = partial(AutoModelForCausalLM.from_pretrained, tmp_path)
+    load_model()
+    assert "Loading weights" in capsys.readouterr().err
+    monkeypatch.setattr(env, "main", load_model)
+    command.start("env")
+    assert capsys.readouterr().err == ""
+    assert not are_progress_bars_disabled()
 
 
 def test_unknown_command_is_refused(capsys):

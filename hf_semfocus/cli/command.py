@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers.utils.logging import disable_progress_bar
+
 from ..console import one_line_errors
 
 COMMANDS = {
@@ -51,8 +54,17 @@ def start(name: str) -> None:
         command = import_module(f"{__package__}.{name}")
     except KeyboardInterrupt:  # while importing
         sys.exit(INTERRUPTED)
+    _hide_bars_of_weights()
     with one_line_errors(resumes=name in RESUMED):
         command.main()
+
+
+def _hide_bars_of_weights() -> None:
+    """Hide Transformers' progress of loading and saving weights; that of downloads stays."""
+    downloads = not are_progress_bars_disabled()
+    disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
 
 
 def usage() -> str:
