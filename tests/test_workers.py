@@ -39,7 +39,7 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
     cut = tmp_path / "cut"
     command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(cut, 12, "--workers", "2")]
     process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: len(saved(cut)) >= 2, lambda: process.poll() is None)
+    wait_until(lambda: saved(cut), lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = subprocess.run([*command, "--resume"], env=bare(), cwd=ROOT, capture_output=True, text=True)
