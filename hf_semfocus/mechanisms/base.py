@@ -96,8 +96,9 @@ class Mechanism:
     @property
     def spec(self) -> str:
         """The mechanism with its parameters as one string, e.g. ``topk_sparse:k=8``."""
-        quiet, values = implied(type(self)), {name: getattr(self, name) for name in parameters(type(self))}
-        stated = ",".join(f"{name}={value}" for name, value in values.items() if quiet.get(name) != value)
+        cls, quiet = type(self), implied(type(self))
+        said = [n for n in parameters(cls) if n not in quiet or getattr(self, n) != getattr(cls, n)]
+        stated = ",".join([f"{name}={getattr(self, name)}" for name in said])
         return f"{self.name}:{stated}" if stated else self.name
 
     def anchored(self, causal: bool) -> bool:

@@ -19,5 +19,8 @@ class ByScore(Mechanism):
     """
 
     gradient: str = choice(
-        "hard", ("hard", STRAIGHT_THROUGH), "softmax that the scores' gradients are of: kept or visible keys", True
+        "hard",
+        ("hard", STRAIGHT_THROUGH),
+        "what the scores' gradients are of: the kept keys, or softmax over all",
+        True,
     )

@@ -74,9 +74,9 @@ def parameters(cls: type) -> list[str]:
 
 
 @torch.compiler.assume_constant_result
-def implied(cls: type) -> dict[str, Any]:
-    """The parameters of a mechanism class that go without saying at their default, which they map to."""
-    return {name: field.default for name, field in fields(cls).items() if field.metadata.get("implied")}
+def implied(cls: type) -> list[str]:
+    """Names of the parameters of a mechanism class that go without saying at their default."""
+    return [name for name, field in fields(cls).items() if field.metadata.get("implied")]
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field]:
