@@ -1,17 +1,22 @@
 """Executors other than local processes, what the rest of a grid costs, and what becomes of runs that fail."""
 
 import json
+import shutil
 import sys
 
 import pandas
 import pytest
+import torch
 import yaml
 from recipe import ROOT
 from test_grid import TRAINING, points
+from transformers import AutoModelForSequenceClassification
 
 from hf_semfocus.cli import sweep
+from hf_semfocus.data import tasks
 from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, read_grid, run
 from hf_semfocus.grid.cost import cost, step_seconds, steps_at_most
+from hf_semfocus.models.semfocus_encoder.blocks import sinusoidal_positions
 
 GRIDS = [
     path
@@ -156,3 +161,32 @@ def test_the_smoke_grid_gives_the_same_on_processes_and_on_ray(tmp_path):
         assert sweep.main([*args, "--executor", executor]) == []
     assert lines(tmp_path / "ray") == lines(tmp_path / "local")
     assert all(json.loads(line)["eval_loss"] for line in lines(tmp_path / "ray")[0])
+
+
+def test_models_of_finished_runs_are_tested_at_other_lengths(tmp_path, capfd):
+    grid = tmp_path / "small.yaml"
+    grid.write_text("""
+        defaults: {epochs: 30, hidden_size: 8, intermediate_size: 8, num_layers: 1, train_size: 200, eval_size: 50}
+        grid: [{task: "missing_duplicates:max_length=4", seeds: 3, attention: "topk_sparse:k=2", learning_rate: 1}]
+    """)
+    args = [str(grid), "--output_dir", str(tmp_path / "out")]
+    sweep.main(args)
+    sweep.main([*args, "--test_lengths", "4", "10"])
+    lines = Results(tmp_path / "out").lengths
+    assert [line["length"] for line in lines] == [4, 10]
+    [folder] = (tmp_path / "out").glob("missing*/runs/*/best")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config._attn_implementation == "topk_sparse:k=2"
+    for line in lines:
+        rows = tasks.load(f"missing_duplicates:max_length={line['length']}", "test", seed=3)
+        model.encoder.positions = sinusoidal_positions(line["length"], 8)
+        with torch.no_grad():
+            logits = model(torch.tensor(rows["input_ids"][:])).logits
+        expected = (logits.argmax(-1) == torch.tensor(rows["labels"][:])).double().mean().item()
+        assert line["eval_accuracy"] == pytest.approx(expected, abs=1e-3)
+    assert lines[0]["eval_accuracy"] > 0.6 > lines[1]["eval_accuracy"]
+    sweep.main([*args, "--test_lengths", "10", "6"])  # one is known
+    assert [line["length"] for line in Results(tmp_path / "out").lengths] == [4, 10, 6]
+    shutil.rmtree(folder)
+    sweep.main([*args, "--test_lengths", "8"])
+    assert "0 models tested; 1 are not in" in capfd.readouterr().out

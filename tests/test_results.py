@@ -1,6 +1,7 @@
 """The page of results: it matches the committed lines, and says no more than they show."""
 
 import json
+from dataclasses import replace
 from itertools import dropwhile, takewhile
 
 import pytest
@@ -144,6 +145,9 @@ def test_a_section_has_tables_of_what_is_there():
         "-",
     )
     assert "### parity, lr=3\n\nNot run." in text
+    lengths = [{"point": f"parity, lr=2/{TOPK}/{seed}", "length": 80, "eval_accuracy": 0.5} for seed in (0, 1)]
+    longer = "\n\n".join(section(replace(found, lengths=lengths), None))
+    assert "| topk_sparse:k=5 | 2      | 0.500     |" in longer[longer.index("test rows of other lengths") :]
     best = cells(text, "parity, each at its best")
     assert (best[FULL]["best setting"], best[TOPK]["best setting"]) == ("parity, lr=2", "parity, lr=2")
     assert float(best[TOPK]["speed-up"]) == pytest.approx((10 / 3 + 6 / 4) / 2, abs=0.01)

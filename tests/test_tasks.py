@@ -499,6 +499,8 @@ def test_a_name_may_set_parameters(tmp_path):
     assert tasks.get("mqar:num_pairs=4,power=0.5") == replace(tasks.get("mqar"), num_pairs=4, power=0.5)
     longer = tasks.load("parity:max_length=90", size=3, cache_dir=tmp_path)["input_ids"]
     assert [len(row) for row in longer] == [90] * 3
+    assert tasks.at_length("parity", 9) == tasks.at_length("parity:max_length=4", 9) == "parity:max_length=9"
+    assert tasks.at_length("mqar:max_length=4,power=1", 9) == "mqar:power=1,max_length=9"
     assert (tasks.split_size("mqar:num_pairs=4", "train"), tasks.split_size("parity", "test")) == (20000, 2000)
 
 

@@ -84,6 +84,7 @@ def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
             _planned(points, step_seconds(points, quiet)),
             {run["point"]: run for run in own.runs},
             read_records(own.folder) if own.runs else [],
+            own.lengths,
             len(own.failed),
             joins,
         )
@@ -150,5 +151,6 @@ def _together(one: Evidence, other: Evidence) -> Evidence:
         planned=[*one.planned, *other.planned],
         runs={**one.runs, **other.runs},
         records=[*one.records, *other.records],
+        lengths=[*one.lengths, *other.lengths],
         failed=one.failed + other.failed,
     )

@@ -5,6 +5,7 @@
     semfocus sweep recipes/configs/paper_cpu.yaml --dry_run
     semfocus sweep recipes/configs/paper_cpu.yaml --only failed
     semfocus sweep recipes/configs/paper_cpu.yaml --table runs.parquet
+    semfocus sweep recipes/configs/paper_cpu.yaml --test_lengths 40 80 160
 
 The grid file is described in ``hf_semfocus/grid/points.py``. A point is finished when its line is in ``runs.jsonl``;
 after any interruption, the same command continues. ``pandas.read_json("runs.jsonl", lines=True)`` reads the results.
@@ -22,9 +23,11 @@ from typing import Any, Literal
 
 from ..console import check_at_least, check_unset, option, parse
 from ..data import tasks
+from ..experiments import evaluate_lengths
 from ..grid import Executor, Failure, LocalExecutor, Point, RayExecutor, Results, read_grid, run, training_command
 from ..grid.cost import cost, steps_at_most
-from ..grid.results import RUNS
+from ..grid.results import LENGTHS, RUNS
+from ..training import TrainingOptions, start
 
 COMMANDS = ("pretrain", "finetune")
 """Commands whose trainings can be swept."""
@@ -45,6 +48,7 @@ class SweepOptions:
     only: Literal["failed"] | None = option(None, "run only the points that have failed")
     times: list[str] = option([], "folders of other results whose measured steps count for the cost")  # noqa: RUF009
     table: str | None = option(None, "only write the results as a flat table to this .parquet or .csv file")
+    test_lengths: list[int] = option([], "only test the best models of finished runs on rows of these lengths")  # noqa: RUF009
     dry_run: bool = option(False, "only show what is done, what is left, and what that costs")
 
     def __post_init__(self) -> None:
@@ -52,6 +56,8 @@ class SweepOptions:
         check_at_least("retries", self.retries, 0)
         if not self.gpus >= 0:
             raise ValueError(f"gpus={self.gpus!r}; expected a number of at least 0")
+        for length in self.test_lengths:
+            check_at_least("test_lengths", length, 1)
         if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
             raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
         if self.executor != "ray":
@@ -68,6 +74,8 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.table is not None:
         return _write_table(results, Path(options.table))
     points = read_grid(Path(options.grid), configuration)
+    if options.test_lengths:
+        return _test_lengths([point for point in points if point in results], folder, results, options.test_lengths)
     left = [point for point in points if point not in results]
     failed = [point for point in left if point.name in results.failed]
     print(f"{len(points)} runs: {len(points) - len(left)} done, {len(left)} left, {len(failed)} of them failed before")
@@ -122,6 +130,23 @@ def _write_table(results: Results, path: Path) -> list[Failure]:
     table = results.table()
     table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
     print(f"{len(table)} runs written to {path}")
+    return []
+
+
+def _test_lengths(points: Sequence[Point], folder: Path, results: Results, lengths: Sequence[int]) -> list[Failure]:
+    """Test the models that are still in their folders, each length once."""
+    accelerator, tested, missing = start(TrainingOptions(), 1), 0, 0
+    for point in points:
+        known = {line["length"] for line in results.lengths if line["point"] == point.name}
+        left = [length for length in lengths if length not in known]
+        models = list((folder / point.name).glob("runs/*/best"))
+        if left and len(models) == 1:
+            of = {"task": "even_pairs", **point.options}
+            who = models[0], of["task"], of["attention"], of["seeds"]
+            results.add_lengths(point, evaluate_lengths(accelerator, *who, left, bool(of.get("pad_as_tokens"))))
+            tested += 1
+        missing += bool(left and len(models) != 1)
+    print(f"{tested} models tested; {missing} are not in {folder}; results: {results.folder / LENGTHS}")
     return []
 
 

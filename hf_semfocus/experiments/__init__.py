@@ -10,6 +10,7 @@ from .base import Experiment, title
 from .compare import compare
 from .labeled import Examples, checkpoint, labeled
 from .language import Text, language
+from .lengths import evaluate_lengths
 from .publishing import HubOptions
 from .swap import swap_checkpoint, swap_dense_run, swap_only
 from .swap_options import SwapOptions
@@ -24,6 +25,7 @@ __all__ = [
     "Text",
     "checkpoint",
     "compare",
+    "evaluate_lengths",
     "labeled",
     "language",
     "swap_checkpoint",

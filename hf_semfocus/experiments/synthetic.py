@@ -62,10 +62,8 @@ def synthetic(
     model = model or ("llama" if causal else "paper")
 
     def rows(seed: int) -> tuple[Rows, Rows]:
-        make = TokenRows if causal else partial(SequenceRows, pad_as_tokens=pad_as_tokens)
         wanted = {"train": train_size, "validation": eval_size}
-        splits = [tasks.load(name, split=split, seed=seed, size=size) for split, size in wanted.items()]
-        return tuple(make(split["input_ids"][:], split["labels"][:], task.pad_token_id) for split in splits)
+        return tuple(rows_of(name, split, seed, size, pad_as_tokens) for split, size in wanted.items())
 
     return Experiment(
         name=title(re.sub("[:,]", "-", name), model),
@@ -81,3 +79,10 @@ def synthetic(
         attentions=("sdpa", "topk_sparse:k=5", "banded_sparse:window=5"),
         base_model=None if model in PRESETS else model,
     )
+
+
+def rows_of(name: str, split: str, seed: int, size: int | None, pad_as_tokens: bool) -> Rows:
+    """Rows of a split of a task; arguments as for :func:`synthetic` and :func:`hf_semfocus.data.tasks.load`."""
+    task, held = tasks.get(name), tasks.load(name, split=split, seed=seed, size=size)
+    make = TokenRows if task.kind == "causal_lm" else partial(SequenceRows, pad_as_tokens=pad_as_tokens)
+    return make(held["input_ids"][:], held["labels"][:], task.pad_token_id)

@@ -1,9 +1,10 @@
 """What a grid has found: ``runs.jsonl`` has a line per finished run, ``evaluations.jsonl`` one per evaluation.
 
 ``times.jsonl`` holds the seconds of a step, apart from these, as they depend on what else the machine did, where steps
-and losses do not. ``failed.jsonl`` holds the runs that failed, until they succeed. A run whose line is in
-``runs.jsonl`` is finished, even where its folder is gone. ``pandas.read_json("runs.jsonl", lines=True)`` reads any of
-these; ``pandas.json_normalize([json.loads(line) for line in open("runs.jsonl")])`` makes columns of nested values.
+and losses do not. ``lengths.jsonl`` has a line per length that a model was tested on. ``failed.jsonl`` holds the
+runs that failed, until they succeed. A run whose line is in ``runs.jsonl`` is finished, even where its folder is gone.
+``pandas.read_json("runs.jsonl", lines=True)`` reads any of these, and
+``pandas.json_normalize([json.loads(line) for line in open("runs.jsonl")])`` makes columns of nested values.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "kind", "run", "seed")
 RUNS, EVALUATIONS, TIMES, FAILED = "runs.jsonl", "evaluations.jsonl", "times.jsonl", "failed.jsonl"
+LENGTHS = "lengths.jsonl"
 EVALUATED = ("epoch", "step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_perplexity")
 
 
@@ -32,7 +34,7 @@ class Results:
         folder: where the files are, or will be.
 
     Attributes:
-        runs, evaluations, times: lines of the files.
+        runs, evaluations, times, lengths: lines of the files.
         failed: lines of the runs that failed, by the name of the point.
 
     Raises:
@@ -48,8 +50,8 @@ class Results:
         self.runs = self._lines(RUNS)
         finished = {run["point"] for run in self.runs}
         # those of a run that has no line were written by a process that died just then
-        self.evaluations, self.times = (
-            [line for line in self._lines(name) if line["point"] in finished] for name in (EVALUATIONS, TIMES)
+        self.evaluations, self.times, self.lengths = (
+            [line for line in self._lines(name) if line["point"] in finished] for name in (EVALUATIONS, TIMES, LENGTHS)
         )
         self.failed = {line["point"]: line for line in self._lines(FAILED) if line["point"] not in finished}
 
@@ -82,6 +84,12 @@ class Results:
         line = {"point": failure.name, "status": failure.status, "last_lines": failure.last_lines}
         self.failed[failure.name] = line
         self._write(FAILED, self.failed.values())
+
+    def add_lengths(self, point: Point, found: Iterable[Mapping[str, Any]]) -> None:
+        """Write down how the model of a finished run does on rows of other lengths."""
+        for line in found:
+            self.lengths.append({"point": point.name, **{name: _short(value) for name, value in line.items()}})
+        self._write(LENGTHS, self.lengths)
 
     def table(self) -> pd.DataFrame:
         """A row per run with flat columns: ``reached`` becomes ``reached_epoch`` and ``reached_step``."""

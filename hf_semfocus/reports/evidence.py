@@ -40,6 +40,7 @@ class Evidence:
         planned: all runs.
         runs: lines of finished runs, by the name of the point.
         records: their evaluations.
+        lengths: lines of models that were tested on rows of other lengths.
         failed: number of runs that failed.
         joins: name of the grid whose tables show it, if that is another.
     """
@@ -49,6 +50,7 @@ class Evidence:
     planned: Sequence[Planned]
     runs: Mapping[str, Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
+    lengths: Sequence[Mapping[str, Any]] = ()
     failed: int = 0
     joins: str | None = None
 

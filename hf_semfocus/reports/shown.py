@@ -45,6 +45,7 @@ def section(evidence: Evidence, picture: str | None) -> list[str]:
         parts.append(f"Holm's adjustment is over the {len(found)} comparisons of this grid.")
     for setting, runs in evidence.settings.items():
         parts += [f"### {setting}", *_setting(evidence, runs, times, compared, len(found))]
+        parts += _lengths(evidence, runs)
     return parts + _at_their_best(evidence, times)
 
 
@@ -88,6 +89,21 @@ def _setting(
         return [table, score_verdict({(run.attention, run.seed): evidence.runs[run.name] for run in own})]
     judged = {(own, base): each for (task, own, base), each in compared.items() if task == setting}
     return [table, verdict(judged, family)]
+
+
+def _lengths(evidence: Evidence, planned: Sequence[Planned]) -> list[str]:
+    """A table of how the models of a setting do on rows of other lengths."""
+    attentions = {run.name: run.attention for run in planned}
+    lines = [line for line in evidence.lengths if line["point"] in attentions]
+    if not lines:
+        return []
+    lengths = sorted({line["length"] for line in lines})
+    rows = [["attention", "models", *(f"length {length}" for length in lengths)]]
+    for attention in dict.fromkeys(attentions[line["point"]] for line in lines):
+        own = [line for line in lines if attentions[line["point"]] == attention]
+        scores = [_score([line for line in own if line["length"] == length]) for length in lengths]
+        rows.append([attention, str(len({line["point"] for line in own})), *scores])
+    return ["The best models of these runs on test rows of other lengths, accuracy:", markdown_table(rows)]
 
 
 def _at_their_best(evidence: Evidence, times: Sequence[Run]) -> list[str]:

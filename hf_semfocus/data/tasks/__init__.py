@@ -24,7 +24,7 @@ from .cache import cached
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "get", "load", "names", "register", "split_size"]
+__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "at_length", "get", "load", "names", "register", "split_size"]
 
 # First of the paper's ten seeds; it seeds the data as well as the run.
 DEFAULT_SEED = 153476998
@@ -64,6 +64,13 @@ def _parameters(task: Task, given: str) -> dict[str, int | float]:
         except ValueError:
             raise ValueError(f"{task.name}: {name}={text!r}, expected {known[name].__name__}") from None
     return values
+
+
+def at_length(name: str, length: int) -> str:
+    """The name of the same task with rows of at most `length` tokens."""
+    own, _, given = name.partition(":")
+    kept = [part for part in given.split(",") if part and not part.startswith("max_length=")]
+    return f"{own}:{','.join([*kept, f'max_length={length}'])}"
 
 
 def split_size(name: str, split: str) -> int:
