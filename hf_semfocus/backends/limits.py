@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from ..attention.problem import Problem
+from ..attention.tracers import is_transforming
 from ..mechanisms import Mechanism
 from ..mechanisms.base import STRAIGHT_THROUGH
 from . import tracing
@@ -136,7 +137,7 @@ class Limits:
                 yield lambda name=name: f"{name} is given; expected none"
         if return_weights and not self.weights:
             yield lambda: "weights are requested; expected the output alone"
-        if self.recomputes and torch.is_grad_enabled() and tracing.is_transforming():
+        if self.recomputes and torch.is_grad_enabled() and is_transforming():
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
 
 
@@ -158,7 +159,7 @@ def _remembered(mechanism: Mechanism, length: int) -> int | None:
 def _chosen_by_data(mechanism: Mechanism, problem: Problem) -> bool:
     """Whether the sizes of the lists, or the dense rows, depend on more than shapes and parameters."""
     if mechanism.selects:
-        return mechanism.by_score is None or mechanism.positional
+        return not mechanism.selects_by_score
     return mechanism.sees_all(problem.positions()) is not None
 
 

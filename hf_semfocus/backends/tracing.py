@@ -6,21 +6,15 @@ input. A forward pass detects them here; a batch of gradients only reaches the b
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch.autograd.forward_ad import unpack_dual
 
 from ..attention.problem import Problem
+from ..attention.tracers import tracer
 
 PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_transforming() -> bool:
-    """Whether a transform of ``torch.func`` is active."""
-    return peek_interpreter_stack() is not None
 
 
 def objection(problem: Problem, in_graphs: bool = False) -> str | None:
@@ -30,8 +24,8 @@ def objection(problem: Problem, in_graphs: bool = False) -> str | None:
     """
     if in_graphs and torch.compiler.is_compiling():
         return None
-    if (tracer := _tracer()) is not None:
-        return f"{tracer} a choice by data or compiled kernels"
+    if (found := tracer()) is not None:
+        return f"{found} a choice by data or compiled kernels"
     for name in ("query", "key", "value", "bias", "sinks", "mask"):
         tensor = problem.visibility.mask if name == "mask" else getattr(problem, name)
         if tensor is None:
@@ -42,20 +36,6 @@ def objection(problem: Problem, in_graphs: bool = False) -> str | None:
             return f"{name} is on meta, without data; expected data"
         if tensor.is_floating_point() and unpack_dual(tensor).tangent is not None:
             return f"{name} has a tangent; forward-mode differentiation expects the formula"
-    return None
-
-
-def _tracer() -> str | None:
-    if torch.compiler.is_compiling():
-        return "torch.compile cannot trace"
-    if torch.jit.is_tracing():
-        return "torch.jit.trace cannot record"
-    if is_transforming():
-        return "torch.func (grad, vmap, jvp, ...) cannot transform"
-    # imported already if anything is traced
-    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    if proxies is not None and proxies.get_proxy_mode() is not None:
-        return "make_fx cannot record"
     return None
 
 
