@@ -12,7 +12,7 @@ from . import backends
 from .attention.masks import allowed_and_bias
 from .attention.problem import Problem
 from .attention.visibility import Visibility
-from .mechanisms import Mechanism, build, get
+from .mechanisms import Mechanism, base_name, build, get
 
 
 def sparse_attention(
@@ -131,7 +131,7 @@ def _built(spec: str, params: dict[str, Any]) -> Mechanism:
     """``build(spec, **params)``, remembered, as it takes the time of a small call's kernels."""
     if torch.compiler.is_compiling():
         return build(spec, **params)
-    cls = get(spec.partition(":")[0])  # another one of that name may be registered later
+    cls = get(base_name(spec))  # another one of that name may be registered later
     try:
         return _remembered(cls, spec, **params)
     except TypeError:  # a value that cannot be remembered

@@ -38,7 +38,8 @@ def nearest(word: Any, choices: Iterable[str]) -> str | None:
     best = max(similarity, key=similarity.get, default=None)
     if best is not None and similarity[best] >= SIMILARITY:
         return best
-    return next((choice for choice in similarity if len(word) > 2 and (word in choice or choice in word)), None)
+    within = [choice for choice in similarity if len(word) > 2 and (word in choice or choice in word)]
+    return max(within, key=similarity.get, default=None)
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:

@@ -26,6 +26,13 @@ SPARSE = [
     "banded_sparse:window=3,num_global_tokens=1",
     "block_local_sparse:block_size=4,num_global_tokens=1",
     "strided_sparse:window=2,stride=3",
+    "block_topk_sparse:block_size=2,k=2",
+    "entmax_sparse:alpha=1.5",
+    "sparsemax_sparse",
+    "asentmax_sparse:alpha=1.5",
+    "sink_sparse:first=3",
+    "topk_sparse:share=0.3",
+    "sink_sparse:first=1+banded_sparse:window=2+topk_sparse:k=2",
     "threshold_sparse:margin=0.3",
     "topp_sparse:p=0.4",
 ]

@@ -28,7 +28,12 @@ HALF = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 0.0}
 TINY = {torch.float16: 2.0**-23, torch.bfloat16: 1e-30, torch.float32: 1e-30}  # where floating numbers end
 
 
-REALS = {"p": (0.05, 0.3, 0.6, 0.9, 1.0), "margin": (0.0, 0.5, 1.0, 2.5, 30.0)}
+UNIONS = ["banded_sparse+topk_sparse", "sink_sparse+banded_sparse+topk_sparse", "sink_sparse+block_local_sparse"]
+UNIONS += ["topp_sparse+strided_sparse", "sink_sparse+threshold_sparse", "sink_sparse+banded_sparse+random_sparse"]
+UNIONS += ["block_local_sparse+bottomk_sparse"]
+NAMES = [name for name in mechanisms.names() if not mechanisms.get(name).owns_state()] + UNIONS
+REALS = {"share": (0.1, 0.3, 0.5, 0.75, 1.0), "alpha": (1.1, 1.25, 1.5, 1.75, 2.0)}
+REALS |= {"p": (0.05, 0.3, 0.6, 0.9, 1.0), "margin": (0.0, 0.5, 1.0, 2.5, 30.0)}
 # in memory, and seen from there
 LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "plain": (lambda t: t, lambda t: t),
@@ -84,7 +89,7 @@ def make(seed: int, without: tuple[str, ...] = (), always: tuple[str, ...] = ())
         queries = 1
     causal = r.random() < 0.5
     spec = _spec(r, causal, keys)
-    if not oracle.positional(spec.partition(":")[0]) and feature("more queries than keys", 0.1):
+    if not oracle.positional(mechanisms.base_name(spec)) and feature("more queries than keys", 0.1):
         keys = r.randint(1, max(1, queries - 1))
     dtype = r.choice((torch.float16, torch.bfloat16)) if feature("half", 0.2) else torch.float32
     exact = not feature("any numbers", 0.5)
@@ -125,9 +130,14 @@ def make(seed: int, without: tuple[str, ...] = (), always: tuple[str, ...] = ())
 
 
 def _spec(r: random.Random, causal: bool, keys: int) -> str:
-    name = r.choice(mechanisms.names())
+    name = r.choice(NAMES)
     params: dict[str, Any] = {}
+    others = list(mechanisms.get(name).alternatives)
+    if others:
+        others.remove(r.choice(others))
     for field in mechanisms.fields(mechanisms.get(name)).values():
+        if field.name in others:
+            continue
         if field.name == "seed":
             params["seed"] = r.randint(0, 99)
         elif field.name == "num_global_tokens":
@@ -136,11 +146,22 @@ def _spec(r: random.Random, causal: bool, keys: int) -> str:
             params[field.name] = "first" if causal else r.choice(("first", "last"))
         elif field.name == "edge":
             params[field.name] = r.choice(("shifted", "cut"))
+        elif field.metadata.get("implied") and field.name != "share":
+            continue
         elif field.name in REALS:
             params[field.name] = r.choice(REALS[field.name])
         elif isinstance(field.default, int):
             params[field.name] = r.choice((1, 2, 2, 3, 3, 4, 5, keys, keys + 3))
-    return name + ":" + ",".join(f"{key}={value}" for key, value in params.items())
+    return _written(name, params)
+
+
+def _written(name: str, params: dict[str, Any]) -> str:
+    """The spec, with the parameters of a union at one of the parts that have them."""
+    parts = []
+    for part in name.split("+"):
+        own = [f"{key}={params.pop(key)}" for key in mechanisms.parameters(mechanisms.get(part)) if key in params]
+        parts.append(part + ":" * bool(own) + ",".join(own))
+    return "+".join(parts)
 
 
 def _mask(r, g, feature, shape, dtype, exact) -> tuple[Tensor | None, Tensor | None]:

@@ -6,6 +6,7 @@ it may see (0, 1, ...), and its scores over them.
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -19,11 +20,11 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def _random(query, keys, params, causal, where):
+def _drawn(query, keys, params, where):
+    """What random keys are chosen by in place of scores."""
     layer, head = where
     stream = _mix(_mix(params["seed"] + layer * 0x9E3779B1) + head)
-    drawn = [_mix(_mix(stream + query) + j) >> 8 for j in range(keys)]
-    return sorted(range(keys), key=lambda j: (drawn[j], j), reverse=True)[: params["k"]]
+    return [_mix(_mix(stream + query) + j) >> 8 for j in keys]
 
 
 def _band(query, keys, params, causal):
@@ -63,8 +64,12 @@ def _strided(query, keys, params, causal):
     return far | _band(query, keys, params, causal)
 
 
+def _sink(query, keys, params, causal, where):
+    return set(range(min(keys, params["first"])))
+
+
 PATTERNS = {
-    "random_sparse": _random,
+    "sink_sparse": _sink,
     "banded_sparse": _with_global(_band),
     "block_local_sparse": _with_global(_block),
     "strided_sparse": _with_global(_strided),
@@ -87,6 +92,14 @@ def _best(scores, k):
 
 def _topk(scores, params):
     return _best(scores, params["k"])
+
+
+def _share_or_topk(scores, params):
+    return (
+        _best(scores, math.ceil(Fraction(str(params["share"])) * len(scores)))
+        if params["share"]
+        else _topk(scores, params)
+    )
 
 
 def _bottomk(scores, params):
@@ -114,28 +127,71 @@ def _topp(scores, params):
 
 
 SELECTIONS = {
-    "topk_sparse": _topk,
+    "topk_sparse": _share_or_topk,
     "bottomk_sparse": _bottomk,
     "threshold_sparse": _threshold,
     "topp_sparse": _topp,
 }
-NAMES = sorted(PATTERNS.keys() | SELECTIONS.keys())
+ALPHA = {"sparsemax_sparse": 2.0}
+WEIGHTS = ("entmax_sparse", *ALPHA)
+
+
+def _blocks(query, keys, scores, params):
+    """Positions of the own block and of the best others, and the gap between the means of these and of the rest."""
+    size, own = params["block_size"], query // params["block_size"]
+    blocks = {}
+    for j in range(keys):
+        blocks.setdefault(j // size, []).append(j)
+    others = sorted(set(blocks) - {own})
+    means = [sum(scores[j] for j in blocks[b]) / len(blocks[b]) for b in others]
+    chosen, gap = _best(means, params["k"] - (own in blocks))
+    if (
+        gap < 1e-9
+        and len({scores[j] for b in others for j in blocks[b]}) > 1
+        and any(score % 0.25 for score in scores)
+    ):
+        gap = -1  # sums that rounding makes differ
+    return blocks.get(own, []) + [j for c in chosen for j in blocks[others[c]]], gap
+
+
+NAMES = sorted(PATTERNS.keys() | SELECTIONS.keys() | {"random_sparse", "block_topk_sparse", *WEIGHTS})
+
+
+def alpha_of(name, params):
+    """That of the entmax that weighs the kept keys; 1 for softmax."""
+    return ALPHA.get(name, params["alpha"]) if name in WEIGHTS else 1
 
 
 def positional(name):
     """Whether a mechanism counts positions."""
-    return any(part not in SELECTIONS for part in name.split("+"))
+    return any(part not in (*SELECTIONS, *WEIGHTS) for part in name.split("+"))
 
 
 def kept(name, query, keys, scores, params, causal, where):
     """The positions that a query keeps, and the gap of the selection."""
+    if name == "block_topk_sparse":
+        return _blocks(query, keys, scores, params)
     parts = name.split("+")
     always = {j for part in parts if part in PATTERNS for j in PATTERNS[part](query, keys, params, causal, where)}
     rest, gap, chosen = [j for j in range(keys) if j not in always], math.inf, []
     for part in parts:
         if part in SELECTIONS and rest:
             chosen, gap = SELECTIONS[part]([scores[j] for j in rest], params)
+        elif part == "random_sparse":
+            chosen, gap = _best(_drawn(query, rest, params, where), params["k"])[0], math.inf
     return sorted(always | {rest[j] for j in chosen}), gap
+
+
+def entmax(scores, alpha):
+    """The weights by bisection, and the distance of the nearest score from where weights become zero."""
+    raised = (alpha - 1) * scores
+    low, high = raised.max() - 1, raised.max()
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = (np.maximum(raised - middle, 0) ** (1 / (alpha - 1))).sum()
+        low, high = (middle, high) if total > 1 else (low, middle)
+    weights = np.maximum(raised - low, 0) ** (1 / (alpha - 1))
+    return weights / weights.sum(), abs(raised - low).min()
 
 
 @dataclass
@@ -195,32 +251,46 @@ def attention(
         scores = scores if bias is None else scores + bias[b, h, i, columns]
         spread = abs(scale) * (abs(key[b, g, columns]) @ abs(query[b, h, i])) * (dim + 6) + 8 * abs(scores)
         place = int((columns < own).sum())
-        chosen, gap = kept(name, place, columns.size, scores.tolist(), params, causal, (layer, h))
+        sink = -np.inf if sinks is None else sinks[h]
+        alpha = alpha_of(name, params)
+        if alpha > 1:
+            every = scores if sinks is None else np.append(scores, sink)
+            weights, gap = entmax(every, alpha)
+            gap = -1 if alpha > 1.5 and gap < (1e-3 if unit else 1e-9) else np.inf
+            chosen, share = list(np.nonzero(weights[: columns.size])[0]), sum(weights[columns.size :])
+            weights = weights[chosen]
+        else:
+            chosen, gap = kept(name, place, columns.size, scores.tolist(), params, causal, (layer, h))
         if gap < 0 or (not exact and gap <= 2 * unit * spread.max()):
             doubtful[b, h, i] = True
             continue
         columns, scores = columns[chosen], scores[chosen]
-        sink = -np.inf if sinks is None else sinks[h]
-        top = max(scores.max(), sink)
-        total = np.exp(scores - top).sum() + np.exp(sink - top)
-        weights, share = np.exp(scores - top) / total, np.exp(sink - top) / total
+        if alpha == 1:
+            top = max(scores.max(), sink)
+            total = np.exp(scores - top).sum() + np.exp(sink - top)
+            weights, share = np.exp(scores - top) / total, np.exp(sink - top) / total
+        # of the Jacobian diag(slopes) - slopes slopes' / total: of softmax the weights themselves
+        slopes, of_sink = weights ** (2 - alpha), share ** (2 - alpha) if share else 0.0
+        total, errors = slopes.sum() + of_sink, slopes
+        if alpha > 1:  # whose errors are not relative to the weights
+            errors = slopes + np.maximum(1, weights ** (3 - 2 * alpha))
         k, v, q = key[b, g, columns], value[b, g, columns], query[b, h, i]
-        score_error = 2 * spread[chosen].max() if len(chosen) > 1 or sinks is not None else 0.0
+        score_error = 2 * spread[chosen].max(initial=0.0) if len(chosen) > 1 or sinks is not None else 0.0
         factor = unit * (2 * score_error + 2 * width + 4 * len(chosen) + 4 * queries * (heads // kv_heads) + 64)
-        found["weights"].add((b, h, i, columns), weights, weights, factor)
-        found["output"].add((b, h, i), weights @ v, weights @ abs(v), factor)
+        found["weights"].add((b, h, i, columns), weights, errors, factor)
+        found["output"].add((b, h, i), weights @ v, errors @ abs(v), factor)
         if grad is None:
             continue
         d_out = grad[b, h, i]
         d_weights, size = v @ d_out, abs(v) @ abs(d_out)
-        mean, mean_size = weights @ d_weights, weights @ size
-        d_scores, d_size = weights * (d_weights - mean), weights * (size + mean_size)
+        mean, mean_size = slopes @ d_weights / total, errors @ size / total
+        d_scores, d_size = slopes * (d_weights - mean), errors * (size + mean_size)
         slope = scale * (1.0 if softcap is None else 1 - np.tanh(raw[chosen] / softcap) ** 2)
         d_raw, d_raw_size = d_scores * slope, d_size * abs(scale)
-        found["value"].add((b, g, columns), np.outer(weights, d_out), np.outer(weights, abs(d_out)), factor)
+        found["value"].add((b, g, columns), np.outer(weights, d_out), np.outer(errors, abs(d_out)), factor)
         found["query"].add((b, h, i), d_raw @ k, d_raw_size @ abs(k), factor)
         found["key"].add((b, g, columns), np.outer(d_raw, q), np.outer(d_raw_size, abs(q)), factor)
         found["bias"].add((b, h, i, columns), d_scores, d_size, factor)
-        found["sinks"].add(h, -share * mean, share * mean_size, factor)
+        found["sinks"].add(h, -of_sink * mean, of_sink * mean_size, factor)
         found["sinks"].noise[h] += unit * (len(chosen) + 4) * mean_size  # where the share is what the others leave
     return found, doubtful

@@ -301,7 +301,7 @@ def nested(levels, kind):
         ({"attention": {"": 0, "a": SPEC}}, "attention=0 is not known"),
         (
             {"attention": "org/kernel"},
-            "attention='org/kernel' is not known; expected one of banded_sparse, .*topk_sparse",
+            "attention='org/kernel' is not known; expected one of asentmax_sparse, .*topk_sparse",
         ),
         ({"attention": "topk_sparse:k=0"}, "k=0 is not allowed"),
         ({"attention": "x" * 100_000}, "attention='xxx"),

@@ -167,7 +167,7 @@ def test_one_run_of_a_comparison_and_its_last_model(place):
         ("empty", r"'empty' holds no model; expected a checkpoint's folder or its name on the Hub, a run's folder"),
         (
             "sparse --attention topk",
-            r"attention='topk' \(did you mean 'topk_sparse'\?\); expected one of banded_sparse",
+            r"attention='topk' \(did you mean 'topk_sparse'\?\); expected one of asentmax_sparse",
         ),
         ("sparse --attention topk_sparse:k=0", r"k=0 is not allowed; expected an integer of at least 1"),
         ("sparse --rows 0", "rows=0; expected an integer of at least 1"),

@@ -89,7 +89,7 @@ def test_weights_and_output_types():
         (
             "topk",
             {},
-            r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of banded_sparse, ",
+            r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of asentmax_sparse, ",
         ),
         ("topk_sparse", {"k": 0}, r"topk_sparse: k=0 is not allowed; expected an integer of at least 1"),
         ("topk_sparse", {"k": -3}, "k=-3"),

@@ -25,8 +25,9 @@ def run(seeds, backends):
 def test_every_back_end_computes_the_definition(first):
     counts = run(range(first, first + 200), some)
     assert counts["eager"] == 200
-    assert counts["gather"] + counts["chunked"] == 200
-    assert counts["native"] > 150 or isinstance(build.load(), str)
+    assert counts["chunked"] == 100
+    assert counts["gather"] > 50
+    assert counts["native"] > 90 or isinstance(build.load(), str)
     assert counts["auto"] > 20
 
 
@@ -52,4 +53,4 @@ def test_cases_are_of_every_kind():
     kinds |= {"pairs", "padding", "bias", "bias and mask", "unseen not numbers", "softcap", "sinks", *fuzz.LAYOUTS}
     assert kinds == words.keys()
     assert min(words.values()) >= 5
-    assert {case.spec.split(":")[0] for case in cases} == set(fuzz.mechanisms.names())
+    assert {fuzz.mechanisms.base_name(case.spec) for case in cases} == set(fuzz.NAMES)

@@ -56,6 +56,7 @@ LAYERS = {
         "json_lines",
         "hf",
         "machine",
+        "mechanisms",
         "memory",
         "messages",
         "metrics",

@@ -15,6 +15,7 @@ from hf_semfocus.backends import chunked, eager
 NAMES = [name for name in mechanisms.names() if "gradient" in mechanisms.fields(mechanisms.get(name))]
 FEW = {"topk_sparse": {"k": 3}, "bottomk_sparse": {"k": 3}}
 FEW |= {"threshold_sparse": {"margin": 1.0}, "topp_sparse": {"p": 0.6}}
+FEW["block_topk_sparse"] = {"k": 2, "block_size": 2}
 HEADS, KV_HEADS, QUERIES, KEYS, DIM = 4, 2, 7, 9, 5
 
 
@@ -60,8 +61,9 @@ def oracle(mechanism, at):
                     continue
                 scores = at.scale * at.key[batch, group, seen] @ at.query[batch, head, query]
                 scores = 3.0 * torch.tanh(scores / 3.0) + at.bias[0, head, query, seen]
+                place = int((seen <= query + KEYS - QUERIES).sum()) - 1
                 kept, _ = definition.kept(
-                    mechanism.name, None, len(seen), scores.tolist(), vars(mechanism), True, (0, head)
+                    mechanism.name, place, len(seen), scores.tolist(), vars(mechanism), True, (0, head)
                 )
                 value = at.value[batch, group, seen]
                 output[batch, head, query] = row(scores, kept, at.sinks[head], value)
@@ -95,7 +97,7 @@ def test_all_are_tested():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_with_all_keys_kept_it_is_dense_attention(name):
-    largest = {"k": 99, "p": 1.0, "margin": 99.0}
+    largest = {"k": 99, "block_size": 3, "p": 1.0, "margin": 99.0}
     sizes = {key: value for key, value in largest.items() if key in mechanisms.fields(mechanisms.get(name))}
     query, key, value = (torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     output = sparse_attention(query, key, value, name, is_causal=True, gradient="straight_through", **sizes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..mechanisms import names
+from ..mechanisms import exists
 from .cases import BELOW_SDPA, Case
 from .steps import CUDA_STEPS, MAIN_JOB, STEPS, ModelStep
 
@@ -30,8 +30,7 @@ class Suite:
         new = [
             mechanism
             for mechanism in mechanisms
-            if mechanism.partition(":")[0] in names()
-            and not any(mechanism in each.mechanism for each in (*self.cases, *self.steps))
+            if exists(mechanism) and not any(mechanism in each.mechanism for each in (*self.cases, *self.steps))
         ]
         shapes = {case.shape: case for case in self.cases}
         added = tuple(case.under(mechanism) for mechanism in new for case in shapes.values())

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from .. import backends
 from ..attention.problem import Problem
 from ..attention.visibility import Visibility
-from ..mechanisms import Mechanism
+from ..mechanisms import Mechanism, base_name
 from . import observe
 from .assigned import Share, shares_of
 from .layers import place
@@ -140,6 +140,8 @@ def register(spec: str) -> None:
     Raises:
         ValueError: another library has registered an attention of that name.
     """
+    if (name := base_name(spec)) != spec:
+        register(name)  # which a configuration has whose parameters are set
     present = AttentionInterface._global_mapping.get(spec)
     if present is None:
         AttentionInterface.register(spec, attention_function(spec))

@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..mechanisms import get, parameters
+from ..mechanisms import base_name, get, parameters
 from ..messages import shown
-from .settings import is_ours, stated
+from .settings import alternatives, is_ours, stated
 
 NAME = "_attn_implementation_internal"
 """Attribute in which Transformers stores the name."""
@@ -64,7 +64,7 @@ def set_settings(config: PreTrainedConfig, settings: Any) -> None:
     for each in (config, *(part for part in parts(config) if is_ours(part.__dict__.get(NAME)))):
         each.__dict__[SETTINGS] = _copied(settings)
         if is_ours(name := each.__dict__.get(NAME)):
-            setattr(each, NAME, name.partition(":")[0])
+            setattr(each, NAME, base_name(name))
 
 
 def drop_stated(config: PreTrainedConfig, before: Any, after: Any) -> None:
@@ -74,7 +74,7 @@ def drop_stated(config: PreTrainedConfig, before: Any, after: Any) -> None:
     """
     in_name, settings = stated(after), stored_settings(config)
     if in_name and isinstance(settings, Mapping):
-        gone = set(in_name)
+        gone = set(in_name) | alternatives(after, in_name)
         if is_ours(before):
             gone |= set(_known(before)) - set(_known(after))
         config.__dict__[SETTINGS] = {key: value for key, value in settings.items() if key not in gone}
@@ -87,7 +87,7 @@ def pass_to_parts(config: PreTrainedConfig) -> None:
         if (part := getattr(config, key, None)) is None:
             continue
         inner = part.__dict__.get(NAME)
-        same = not is_ours(name) or name.partition(":")[0] == str(inner).partition(":")[0]
+        same = not is_ours(name) or base_name(name) == base_name(str(inner))
         if is_ours(inner) and same and stored_settings(part) is None and isinstance(settings, Mapping):
             part.__dict__[SETTINGS] = {key: value for key, value in settings.items() if key not in stated(inner)}
         pass_to_parts(part)
@@ -133,4 +133,4 @@ def _copied(settings: Any, kind: type[dict] = dict, depth: int = 3) -> Any:
 
 
 def _known(name: str) -> list[str]:
-    return parameters(get(name.partition(":")[0]))
+    return parameters(get(base_name(name)))

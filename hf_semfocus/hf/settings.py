@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .. import backends
-from ..mechanisms import Mechanism, build, get, names, parse
+from ..mechanisms import Mechanism, base_name, build, exists, get, parse
 from ..mechanisms.in_graphs import constant_in_graphs, fixed
 from ..messages import shown
 
@@ -23,7 +23,7 @@ DEEPEST = 4
 
 def is_ours(name: Any) -> bool:
     """Whether ``name`` (an ``attn_implementation``) is a mechanism, with or without parameters."""
-    return isinstance(name, str) and name.partition(":")[0] in names()
+    return isinstance(name, str) and exists(name)
 
 
 def has_ours(name: Any, depth: int = DEEPEST) -> bool:
@@ -58,8 +58,9 @@ def check_once(name: Any, settings: Any) -> None:
         ValueError: shows both.
     """
     in_name = stated(name)
+    rivals = alternatives(name, in_name) if in_name else set()
     for key, value in settings.items() if isinstance(settings, Mapping) else ():
-        if key in in_name and value != in_name[key]:
+        if value != in_name.get(key, value) or (key in rivals and key not in in_name):
             raise ValueError(f"{shown(name)} contradicts {key}={shown(value)}; expected it once")
 
 
@@ -75,7 +76,7 @@ def resolve(spec: str, settings: Mapping[str, Any] | None) -> tuple[Mechanism, s
         raise ValueError(f"config.semfocus={shown(settings)}; expected a dict of parameters such as {{'k': 8}}")
     stored = {key: value for key, value in (settings or {}).items() if key not in TABLES}
     items = tuple((key, fixed(value), type(value)) for key, value in stored.items())
-    return _made(spec, items, get(spec.partition(":")[0]))
+    return _made(spec, items, get(base_name(spec)))
 
 
 @constant_in_graphs
@@ -96,6 +97,12 @@ def _make(spec: str, items: tuple[tuple[Any, Any, type], ...], cls: type[Mechani
         return build(spec, **params), backends.check(settings.get("backend", "auto"))
     except ValueError as error:
         raise ValueError(f"{error} (config.semfocus={shown(settings)})" if settings else str(error)) from None
+
+
+def alternatives(name: str, given: Mapping[str, Any]) -> set[str]:
+    """Parameters of which at most one can be given, if one of them is."""
+    names = get(base_name(name)).alternatives
+    return set(names) if any(key in given for key in names) else set()
 
 
 def stated(name: Any) -> dict[str, int | float | str]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..mechanisms import Mechanism, get
+from ..mechanisms import Mechanism, base_name, get
 from .assigned import shares_of
 from .layers import uses_interface
 from .settings import is_ours
@@ -26,7 +26,7 @@ OWNER = "_semfocus_owner"
 
 def owns_state(name: Any) -> bool:
     """Whether ``name`` (an ``attn_implementation``) is a mechanism that has trainable parameters."""
-    return is_ours(name) and get(name.partition(":")[0]).owns_state()
+    return is_ours(name) and get(base_name(name)).owns_state()
 
 
 def has_state(model: nn.Module) -> bool:

@@ -5,13 +5,15 @@ from pkgutil import iter_modules
 
 from .base import Mechanism
 from .declare import choice, count, fields, parameters, real
-from .registry import build, get, names, on_register, parse, register
+from .registry import base_name, build, exists, get, names, on_register, parse, register
 
 __all__ = [
     "Mechanism",
+    "base_name",
     "build",
     "choice",
     "count",
+    "exists",
     "fields",
     "get",
     "names",

@@ -46,6 +46,8 @@ class Mechanism:
     sized_by: ClassVar[str] = "k"
     """The parameter that sets the number of kept keys, if the mechanism has one of that name."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Parameters of which at most one is given: one that is not at its default counts in place of the first."""
     gradient: ClassVar[str] = "hard"
     """How the selection is differentiated, see :class:`.by_score.ByScore`."""
     differentiable_selection: ClassVar[bool] = False
@@ -86,7 +88,7 @@ class Mechanism:
     @property
     def selects_by_score(self) -> bool:
         """Whether keys are selected by score alone (see ``by_score``), so that a kernel can do it."""
-        return self.by_score is not None and not self.positional
+        return self.by_score is not None and self.ranks and not self.positional
 
     @property
     def by_layer(self) -> bool:
@@ -98,6 +100,8 @@ class Mechanism:
         """The mechanism with its parameters as one string, e.g. ``topk_sparse:k=8``."""
         cls, quiet = type(self), implied(type(self))
         said = [n for n in parameters(cls) if n not in quiet or getattr(self, n) != getattr(cls, n)]
+        used = [n for n in self.alternatives[1:] if n in said] or self.alternatives[:1]
+        said = [n for n in said if n in used or n not in self.alternatives]
         stated = ",".join([f"{name}={getattr(self, name)}" for name in said])
         return f"{self.name}:{stated}" if stated else self.name
 

@@ -39,8 +39,9 @@ def real(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
+    implied: bool = False,
 ) -> Any:
-    """Declare a dataclass field that holds a finite number within the given bounds."""
+    """Declare a dataclass field that holds a finite number within bounds; ``implied`` as in :func:`choice`."""
     bounds = [("at least", operator.ge, minimum), ("above", operator.gt, above)]
     bounds += [("at most", operator.le, maximum), ("below", operator.lt, below)]
     bounds = [bound for bound in bounds if bound[2] is not None]
@@ -52,7 +53,7 @@ def real(
             raise ValueError(f"{what}={shown(value)} is not allowed; expected a finite number {expected}".rstrip())
         return float(value) + 0.0  # turns -0.0 into 0.0
 
-    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning, "implied": implied})
 
 
 def choice(default: str, options: Sequence[str], meaning: str, implied: bool = False) -> Any:

@@ -11,6 +11,7 @@ from ..messages import did_you_mean, shown
 from .base import Mechanism
 from .declare import fields, parameters
 from .in_graphs import constant_in_graphs
+from .union import union
 
 _REGISTRY: dict[str, type[Mechanism]] = {}
 _LISTENERS: list[Callable[[str], None]] = []
@@ -100,26 +101,58 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def base_name(spec: str) -> str:
+    """A mechanism's name without its parameters; for a union the names of its parts, joined by ``+``."""
+    return "+".join(part.partition(":")[0] for part in _parts(spec))
+
+
+def exists(spec: str) -> bool:
+    """Whether ``spec`` is the name of a mechanism, or of several of a union, with or without parameters."""
+    return all(name in _REGISTRY for name in base_name(spec).split("+"))
+
+
+def _parts(spec: str) -> list[str]:
+    return re.split(r"\+(?=[A-Za-z])", spec)  # not at 1e+3
+
+
 def get(name: str) -> type[Mechanism]:
-    """The mechanism class of ``name``.
+    """The mechanism class of ``name``; for ``a+b`` that of the union.
 
     Raises:
-        ValueError: no mechanism has that name.
+        ValueError: no mechanism has that name, or there is no such union.
     """
+    if len(_parts(name)) > 1:
+        return _union(name)
     if name not in _REGISTRY:
         near = did_you_mean(name, names())
         raise ValueError(f"unknown mechanism {shown(name)}{near}; expected one of {', '.join(names())}")
     return _REGISTRY[name]
 
 
+@constant_in_graphs
+def _union(name: str) -> type[Mechanism]:
+    return union(tuple(map(get, _parts(name))))
+
+
 def parse(spec: str) -> tuple[str, dict[str, int | float | str]]:
-    """Split ``"banded_sparse:window=8,edge=cut"`` into the name and its parameters.
+    """Split ``"banded_sparse:window=8,edge=cut"`` into the name and its parameters; those of a union are joined.
 
     Raises:
-        ValueError: the name is unknown or the part after the colon is not ``name=value[,name=value...]``.
+        ValueError: the name is unknown, the part after the colon is not ``name=value[,name=value...]``, or parts of a
+            union give a parameter two values.
     """
+    get(base_name(spec))
+    joined: dict[str, int | float | str] = {}
+    for part in _parts(spec):
+        _, params = _parse(part)
+        if differ := [key for key in params if joined.get(key, params[key]) != params[key]]:
+            raise ValueError(f"{shown(spec)} gives {differ[0]} two values, but parts share it; expected one")
+        joined |= params
+    return base_name(spec), joined
+
+
+def _parse(spec: str) -> tuple[str, dict[str, int | float | str]]:
     name, colon, rest = spec.partition(":")
-    get(name)
     params: dict[str, int | float | str] = {}
     for item in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in item.partition("="))
@@ -158,4 +191,7 @@ def _build(spec: str, params: dict[str, Any]) -> Mechanism:
             raise ValueError(
                 f"{name} has no parameter {shown(key)}{hint}; expected some of {', '.join(parameters(cls))}"
             )
+    if len(given := [key for key in cls.alternatives if key in params]) > 1:
+        both = " and ".join(f"{key}={shown(params[key])}" for key in given)
+        raise ValueError(f"{name} takes one of {' or '.join(cls.alternatives)}; expected one, not {both}")
     return cls(**params)

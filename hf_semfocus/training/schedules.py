@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, get_scheduler
 from ..data.batches import steps_per_epoch
 from ..hf.state import owns_state
 from ..hf.switching import set_layers
+from ..mechanisms import base_name
 from .grammar import Attention, Phase, phase
 from .options import TrainingOptions
 from .progress import total_steps
@@ -81,7 +82,7 @@ class FocusSchedule:
             raise ValueError(f"attention={text!r}: {error}") from None
         made = cls(text, phases)
         inner = [name for attention in made.attentions for _, name in attention.layers]
-        first, *later = (name.partition(":")[0] for name in (*made.names, *inner))
+        first, *later = (base_name(name) for name in (*made.names, *inner))
         if late := [name for name in later if name != first and owns_state(name)]:
             raise ValueError(
                 f"attention={text!r}: {late[0]} has trainable parameters; expected it from the first step"

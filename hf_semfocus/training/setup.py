@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from .. import machine
 from ..hf import observe
+from ..mechanisms import base_name
 from .options import TrainingOptions
 from .sharding import shard_on_cpu
 
@@ -69,7 +70,7 @@ def where(accelerator: Accelerator) -> str:
 
 def back_ends(attentions: Iterable[str]) -> dict[str, list[str]]:
     """Which backends have computed the mechanisms among ``attentions`` in this process."""
-    wanted = {attention.partition(":")[0] for attention in attentions}
+    wanted = {base_name(attention) for attention in attentions}
     return {name: found for name, found in observe.ran().items() if name in wanted}
 
 

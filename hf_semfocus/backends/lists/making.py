@@ -40,7 +40,9 @@ def make(mechanism: Mechanism, problem: Problem, select: Callable[[Problem, int,
         if not mechanism.selects:
             return (_static_in_graph if torch.compiler.is_compiling() else _static)(mechanism, problem)
         if select is None or not mechanism.selects_by_score:
-            return Lists(torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2))
+            index = torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2)
+            sees_all = mechanism.sees_all(problem.positions()) if mechanism.positional else None
+            return Lists(index, None if sees_all is None else wide.rows(sees_all, problem))
         return Lists(select(problem, min(mechanism.k, problem.shape[3]), mechanism.by_score))
 
 
@@ -61,9 +63,10 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
     scores, allowed = chunk.scores(), chunk.allowed
     at = chunk.positions() if mechanism.positional else None
     if not mechanism.ranks:
-        return _columns_of(
-            mechanism.keep(scores, allowed, at).expand(scores.shape), mechanism.budget(scores.shape[-1])
-        )
+        keep = mechanism.keep(scores, allowed, at).expand(scores.shape)
+        if mechanism.positional and (sees_all := mechanism.sees_all(at)) is not None:
+            keep = keep & ~sees_all
+        return _columns_of(keep, max(1, mechanism.budget(scores.shape[-1])))
     if (pattern := mechanism.kept_by_position(at)) is not None:
         allowed = allowed & pattern
     index, kept = highest_index(mechanism.ranked(scores, at), allowed, mechanism.k)

@@ -45,7 +45,10 @@ class Measurement:
         dense, sparse = (self._side(model, who, inputs) for model in (planned.dense, planned.sparse))
         keys = max(batch["input_ids"].shape[-1] for batch in inputs.batches)
         mechanism, _ = resolve(sparse.attention, None)
-        k = mechanism.k if mechanism.selects else mechanism.budget(keys)
+        if (k := mechanism.budget(keys)) is None:
+            raise ValueError(
+                f"{mechanism.spec} lets a query keep any number of keys; expected a limit, as of topk_sparse"
+            )
         shown = zip(inputs.tokens, dense.maps, strict=False)
         sentences = [tokens[: maps[0].shape[-1]] for tokens, maps in shown]
         swapped = planned.dense.path == planned.sparse.path
