@@ -379,9 +379,9 @@ def test_dropout_drops_the_same_weights_in_backward():
     assert not torch.equal(other, out)
 
 
-def steps_of_programs(attention, call, monkeypatch):
+def steps_of_programs(key_gradients, call, monkeypatch):
     """The most steps over entries that a program of each launch of ``_gather`` takes, in the interpreter."""
-    launches, steps, place, run = 0, {}, attention.place, attention._gather.run
+    launches, steps, place, run = 0, {}, key_gradients.place, key_gradients._gather.run
 
     def launched(*given, **options):
         nonlocal launches
@@ -389,12 +389,12 @@ def steps_of_programs(attention, call, monkeypatch):
         return run(*given, **options)
 
     def counted(*given):
-        program = (launches, int(attention.tl.program_id(0).handle.data.item()))
+        program = (launches, int(key_gradients.tl.program_id(0).handle.data.item()))
         steps[program] = steps.get(program, 0) + 1
         return place(*given)
 
-    monkeypatch.setattr(attention._gather, "run", launched)
-    monkeypatch.setattr(attention, "place", counted)
+    monkeypatch.setattr(key_gradients._gather, "run", launched)
+    monkeypatch.setattr(key_gradients, "place", counted)
     call()
     return {
         number: max(count for (launch, _), count in steps.items() if launch == number)
@@ -405,9 +405,9 @@ def steps_of_programs(attention, call, monkeypatch):
 @runs_kernels
 def test_many_queries_that_keep_one_key_share_the_work_on_its_gradient(monkeypatch):
     """A hub key, kept by every query beside keys of their own, some with empty slots."""
-    from hf_semfocus.backends.lists.triton import attention, function
+    from hf_semfocus.backends.lists.triton import function, key_gradients
 
-    monkeypatch.setattr(attention, "CHUNK_STEPS", 2)
+    monkeypatch.setattr(key_gradients, "CHUNK_STEPS", 2)
     queries, keys, k = 90, 40, 3
     at = problem(2, 2, 1, queries, keys, dim=6, value_dim=5)
     index = torch.randint(-1, keys, (2, 2, queries, k), dtype=torch.int32, device=DEVICE)
@@ -420,7 +420,7 @@ def test_many_queries_that_keep_one_key_share_the_work_on_its_gradient(monkeypat
     ours = gradients()
     assert all(map(torch.equal, ours, gradients()))
     if INTERPRETED:
-        assert steps_of_programs(attention, gradients, monkeypatch) == {1: 2, 2: 2}
+        assert steps_of_programs(key_gradients, gradients, monkeypatch) == {1: 2, 2: 2}
 
     exact = [torch.zeros(t.shape, dtype=torch.float64) for t in (at.key, at.value)]
     q, key, value = (t.detach().double().cpu() for t in (at.query, at.key, at.value))
@@ -438,12 +438,12 @@ def test_many_queries_that_keep_one_key_share_the_work_on_its_gradient(monkeypat
 
 @needs_triton
 def test_chunks_cover_every_run_once_and_are_of_bounded_size():
-    from hf_semfocus.backends.lists.triton import attention
+    from hf_semfocus.backends.lists.triton import key_gradients
 
     lengths = [0, 1, 8, 9, 0, 64 << 10, 16, 17, 0]
     begin = torch.tensor([0, *itertools.accumulate(lengths)])
     # the last entries belong to no run
-    start, end, more, chunk_start, chunk_end = attention.chunks(begin, int(begin[-1]) + 5, 8)
+    start, end, more, chunk_start, chunk_end = key_gradients.chunks(begin, int(begin[-1]) + 5, 8)
     assert len(chunk_start) == (int(begin[-1]) + 5) // 8
     for i, (first, last) in enumerate(itertools.pairwise(begin.tolist())):
         parts = [(start[i], end[i]), *((chunk_start[c], chunk_end[c]) for c in range(more[i], more[i + 1]))]

@@ -43,3 +43,11 @@ def vectors(pointers, real, D: tl.constexpr, DIM: tl.constexpr):
     dim = tl.arange(0, DIM)
     real = tl.expand_dims(real, -1) & (dim < D)
     return tl.load(tl.expand_dims(pointers, -1) + dim, mask=real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def drop(weight, entry, dropout_p, seed, DROPOUT: tl.constexpr):
+    """Dropout of the weights (or their gradients) of these entries, the same in every call."""
+    if DROPOUT:
+        weight = tl.where(tl.rand(tl.load(seed), entry) >= dropout_p, weight / (1 - dropout_p), 0.0)
+    return weight
