@@ -9,7 +9,7 @@ from recipe import ROOT, load
 
 from hf_semfocus.analysis import Run, Target, holm, read_records, speedups
 from hf_semfocus.reports.evidence import Evidence, Planned
-from hf_semfocus.reports.shown import section
+from hf_semfocus.reports.evidence_tables import section
 from hf_semfocus.reports.verdicts import score_verdict, verdict
 
 pytest.importorskip("scipy")

@@ -21,7 +21,7 @@ from ..grid import Point, Results, read_about, read_grid
 from ..grid.cost import cost, step_seconds
 from ..reports import plots
 from ..reports.evidence import Evidence, Planned
-from ..reports.shown import section
+from ..reports.evidence_tables import section
 from ..tables import markdown_table
 from .sweep import configuration, steps
 
