@@ -37,6 +37,8 @@ SPARSE = [
     "topp_sparse:p=0.4",
 ]
 """Every mechanism with few keys."""
+STATELESS = [spec for spec in SPARSE if not mechanisms.get(mechanisms.base_name(spec)).owns_state()]
+"""Those without trainable parameters, which need no model."""
 
 
 def backends_of(spec):

@@ -18,7 +18,8 @@ def elsewhere():
     torch.set_default_device(None)
 
 
-NAMES = [*mechanisms.names(), "banded_sparse:num_global_tokens=2"]
+NAMES = [name for name in mechanisms.names() if not mechanisms.get(name).owns_state()]
+NAMES += ["banded_sparse:num_global_tokens=2", "banded_sparse:window=3+topk_sparse:k=2"]
 RUNS = [(name, backend) for name in NAMES for backend in (*backends_of(name), "auto")]
 BOTH = np.array([0, 1])
 

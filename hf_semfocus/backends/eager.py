@@ -27,7 +27,7 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
         weights = weights + (dense - dense.detach())  # adds exact zeros that have the gradient of dense
     else:
         weights = weigh(mechanism, scores, keep, problem.sinks, priority)
-    output = F.dropout(weights, problem.dropout_p) @ problem.repeat_heads(problem.value)
+    output = _mix(F.dropout(weights, problem.dropout_p), problem.repeat_heads(problem.value))
     return output, weights if return_weights else None
 
 
@@ -42,3 +42,10 @@ def weigh(
     keep = torch.cat([keep.expand(scores.shape), torch.ones_like(sink, dtype=torch.bool)], -1)
     scores, *extra = (torch.cat([each, sink], -1) for each in (scores, *extra))
     return mechanism.normalize(scores, keep, *extra)[..., :-1]
+
+
+def _mix(weights: Tensor, value: Tensor) -> Tensor:
+    """``weights @ value``, where 0 times NaN or infinity is 0; a row with a weight on one of these is NaN."""
+    broken = ~value.isfinite().all(-1, keepdim=True)
+    hit = weights.detach() @ broken.to(weights.dtype) != 0
+    return (weights @ value.masked_fill(broken, 0.0)).masked_fill(hit, torch.nan)
