@@ -4,6 +4,8 @@ import collections
 import sys
 
 import families
+import family_calls
+import family_check
 import pytest
 import torch
 
@@ -21,13 +23,13 @@ REFUSED = ["BloomModel", "DebertaV2Model", "MambaModel", "GPTNeoModel", "Deepsee
 
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_supported(name):
-    found = families.check(name)
+    found = family_check.check(name)
     assert (found["outcome"], found["why"]) == ("supported", "")
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
-    found = families.check(name)
+    found = family_check.check(name)
     assert found["outcome"] == "refused", found["why"]
 
 
@@ -44,10 +46,10 @@ def test_every_kind_of_attention_elsewhere_is_found():
         "einsum": lambda: torch.einsum("bhqk,bhkd->bhqd", (query @ query.mT).softmax(-1), query),
     }
     for name, way in ways.items():
-        with torch.no_grad(), families.Elsewhere() as elsewhere:
+        with torch.no_grad(), family_calls.Elsewhere() as elsewhere:
             way()
         assert elsewhere.places, name
-    with torch.no_grad(), families.Elsewhere() as elsewhere:
+    with torch.no_grad(), family_calls.Elsewhere() as elsewhere:
         routed = (query.softmax(-1)[..., :1] * query) @ query.mT
         routed.softmax(-1).topk(2)
     assert not elsewhere.places
