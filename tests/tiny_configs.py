@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tiny_fitting import FITTING, FOR_CLASS, PAIRS
 from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig
 
 VOCABULARY = 320
 TOKENS = (10, 200)  # ordinary tokens; special ones get numbers above
 
+BATCH, LENGTH = 2, 12
 WIDTH, HEADS, HEAD_DIM, LAYERS = 64, 4, 16, 2
 
 # name of an attribute -> its value, from the default one; the first that matches
@@ -48,33 +50,26 @@ DEPTH = r"(hidden_layers|n_layers?|num_layers|(en|de)coder_layers|depth|^layers|
 THIN = r"vocab_size$|experts|intermediate_size|max_\w*position|n_positions|max_source|^encoder_ffn|^decoder_ffn"
 
 
-# what the names of sizes do not say: sizes that must fit together
-FITTING: dict[str, dict[str, Any]] = {
-    "Mistral4Config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 24},
-    "BambaConfig": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1},
-    "NemotronHConfig": {"mamba_num_heads": 8, "n_groups": 2, "mamba_head_dim": 16},
-    "Zamba2Config": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_hidden_size": 128, "attention_head_dim": 32},
-    "XmodConfig": {"default_language": "en_XX"},
-    "DPTConfig": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3]},
-    "T5GemmaConfig": {"is_encoder_decoder": False},
-    "CsmConfig": {"num_codebooks": 4},
-}
-
-
 def configs(cls: type[PreTrainedModel]) -> Iterator[tuple[str, PreTrainedConfig | None]]:
     """Reduced configurations of a model class, the smallest first, with a word on how they were made, or why not."""
+    if cls.__name__ in PAIRS:
+        yield "by hand", PAIRS[cls.__name__]()
+        return
     default = cls.config_class()
+    fitting = FOR_CLASS.get(cls.__name__, {})
     if cls.__name__.endswith(("ForCausalLM", "LMHeadModel")) and getattr(default, "is_decoder", None) is False:
         default.is_decoder = True  # an encoder's language model is a decoder only if it is told
     for how, narrow in (("tiny", True), ("thin", False)):
         try:
-            yield how, _reduced(default, narrow, {})
+            yield how, _reduced(default, narrow, {}, fitting)
         except Exception as error:  # the class refuses these sizes
             yield f"{how}: {type(error).__name__}: {error}", None
     yield "default", copy.deepcopy(default)
 
 
-def _reduced(config: PreTrainedConfig, narrow: bool, specials: dict[str, int]) -> PreTrainedConfig:
+def _reduced(
+    config: PreTrainedConfig, narrow: bool, specials: dict[str, int], fitting: dict[str, Any] | None = None
+) -> PreTrainedConfig:
     changes: dict[str, Any] = {}
     depth = {}
     for name, value in vars(config).items():
@@ -84,14 +79,17 @@ def _reduced(config: PreTrainedConfig, narrow: bool, specials: dict[str, int]) -
             changes[name] = _reduced(value, narrow, specials)
         elif name == "is_decoder" and value:
             changes[name] = value
-        elif isinstance(value, bool) or name.startswith("_"):
+        elif name.startswith("_"):
             continue
+        elif isinstance(value, bool):
+            if value != _default(config, name, None):
+                changes[name] = value
         elif isinstance(value, int):
             new = _reduced_int(name, value, narrow, specials)
             if re.search(DEPTH, name):
                 new = min(value, _layers(config))
                 depth[value] = new
-            if new != value:
+            if new != value or new != _default(config, name, value):
                 changes[name] = new
         elif isinstance(value, (list, tuple)) and re.fullmatch(r"depths|block_sizes|blocks_per_stage", name):
             changes[name] = type(value)(1 for _ in value)
@@ -100,11 +98,9 @@ def _reduced(config: PreTrainedConfig, narrow: bool, specials: dict[str, int]) -
             changes[name] = {**value, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
         elif value is None and name in MISSING:
             changes[name] = MISSING[name]
-    if "num_key_value_heads" in changes and config.num_key_value_heads == getattr(config, "num_attention_heads", 0):
-        changes["num_key_value_heads"] = changes["num_attention_heads"]
-    heads, shared = (
-        changes.get(name, getattr(config, name, None)) for name in ("num_attention_heads", "num_key_value_heads")
-    )
+    if "num_key_value_heads" in changes and _own(config, "num_key_value_heads") == _own(config, "num_attention_heads"):
+        changes["num_key_value_heads"] = changes.get("num_attention_heads", _own(config, "num_attention_heads"))
+    heads, shared = (changes.get(name, _own(config, name)) for name in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and shared and heads % shared:
         changes["num_key_value_heads"] = heads
     for name, value in vars(config).items():
@@ -112,11 +108,31 @@ def _reduced(config: PreTrainedConfig, narrow: bool, specials: dict[str, int]) -
             changes[name] = type(value)(value[: depth[len(value)]])
     for name in ("index", "indices", "indexes", "layer_ids", "layers_idx"):
         for key, value in vars(config).items():
-            if name in key and isinstance(value, (list, tuple)) and depth and all(isinstance(v, int) for v in value):
+            if name in key and isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
+                if "depths" in vars(config):  # counts stages
+                    changes[key.removeprefix("_")] = list(value)
+                    continue
+                if not depth:
+                    continue
+                if "out" in key and len(value) > 1:
+                    last = max(depth.values())
+                    changes[key.removeprefix("_")] = list(range(last - len(value) + 1, last + 1))
+                    continue
                 kept = [v for v in value if v < max(depth.values())] or [max(depth.values()) - ("out" not in key)]
                 changes.setdefault(key.removeprefix("_"), type(value)(kept))
-    changes |= FITTING.get(type(config).__name__, {}) if narrow else {}
+    changes |= {**FITTING.get(type(config).__name__, {}), **(fitting or {})} if narrow else {}
     return type(config)(**changes)
+
+
+def _own(config: PreTrainedConfig, name: str) -> Any:
+    """An attribute as it was stored, also where layers differ in it."""
+    return vars(config).get(name)
+
+
+def _default(config: PreTrainedConfig, name: str, unknown: Any) -> Any:
+    """What a configuration has if nothing is said, which the part of another one may not have."""
+    field = getattr(type(config), "__dataclass_fields__", {}).get(name)
+    return field.default if field is not None and isinstance(field.default, (bool, int)) else unknown
 
 
 def _backbone() -> PreTrainedConfig:
@@ -144,7 +160,8 @@ def _layers(config: PreTrainedConfig) -> int:
         if isinstance(kinds, (list, tuple)) and kinds and isinstance(kinds[0], str):
             first = max(kinds.index(kind) for kind in set(kinds)) + 1
             return max(LAYERS, first)
-    return LAYERS
+    outputs = vars(config).get("_out_indices")
+    return max(LAYERS, len(outputs)) if isinstance(outputs, (list, tuple)) else LAYERS
 
 
 # what a class leaves to be said, and does not run without

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from tiny_configs import TOKENS, WIDTH
+from tiny_by_hand import by_hand
+from tiny_configs import BATCH, LENGTH, TOKENS, WIDTH
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-BATCH, LENGTH, TARGETS = 2, 12, 7
+TARGETS = 7
 
 
 def inputs(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
     """Inputs that the model may accept, the likeliest first."""
+    yield from by_hand(model)
     parameters = inspect.signature(model.forward).parameters
     needed = {
         name
@@ -168,6 +170,8 @@ NEEDED: dict[str, Any] = {
         .view(1, 16, 2)
         .repeat(BATCH, 1, 1)
     ),
-    "hidden_states": lambda model: torch.randn(BATCH, LENGTH, find(model.config, "hidden_size", "d_model")),
+    "hidden_states": lambda model: torch.randn(
+        BATCH, LENGTH, find(model.config, "hidden_size", "d_model", default=WIDTH)
+    ),
     "query_embeds": lambda model: torch.randn(BATCH, LENGTH, find(model.config, "hidden_size", "d_model")),
 }

@@ -85,29 +85,38 @@ def randomize(model: nn.Module) -> None:
                 parameter.add_(noise * 0.1)
 
 
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The argument that says so, of models that have it."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
+def call(model: nn.Module, chosen: dict[str, Any]) -> Any:
+    """The output for copies of the inputs, as some models change theirs."""
+    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in chosen.items()}
+    return model(**copies, **without_cache(model))
+
+
 def run(model: nn.Module, chosen: dict[str, Any]) -> dict[str, Tensor]:
     """The floating tensors of the output, by where they stand in it."""
     torch.manual_seed(0)
-    extra = {}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        extra["use_cache"] = False
     with torch.no_grad():
-        out = model(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in chosen.items()}, **extra)
+        out = call(model, chosen)
     found: dict[str, Tensor] = {}
-    _collect("", out, found)
+    collect("", out, found)
     if not found:
         raise ValueError("the output has no floating tensor")
     return found
 
 
-def _collect(path: str, value: Any, found: dict[str, Tensor]) -> None:
+def collect(path: str, value: Any, found: dict[str, Tensor]) -> None:
+    """Add the floating tensors of a part of an output to ``found``, by where they stand in it."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
-            found[path] = value.detach().float()
+            found[path] = value.float()
     elif isinstance(value, dict):
         for key, part in value.items():
             if key not in ("past_key_values", "cache", "cache_params"):
-                _collect(f"{path}.{key}", part, found)
+                collect(f"{path}.{key}", part, found)
     elif isinstance(value, (list, tuple)):
         for key, part in enumerate(value):
-            _collect(f"{path}.{key}", part, found)
+            collect(f"{path}.{key}", part, found)
