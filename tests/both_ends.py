@@ -2,6 +2,7 @@
 
     python tests/both_ends.py                          # the default suite, at both ends
     python tests/both_ends.py --envs /tmp/ends -k hub  # where the environments are made, and arguments for pytest
+    python tests/both_ends.py --models                 # measure all models and write model_cards/SUPPORTED_MODELS.md
 
 Makes a virtual environment for each end, or takes the one that is there. PyTorch is that of the Python that runs this:
 its oldest version is gigabytes, and no test depends on it.
@@ -49,13 +50,15 @@ def environment(end: str, folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--envs", type=Path, default=ROOT / ".ends", help="folder of the two environments")
+    parser.add_argument("--models", action="store_true", help="measure all models anew instead of running the tests")
     args, rest = parser.parse_known_args()
     status = 0
     for end in ("oldest", "newest"):
         python = environment(end, args.envs)
         print(f"{end}: {', '.join(wanted(end))}", flush=True)
+        command = ["tests/families.py", "--anew"] if args.models else ["-m", "pytest"]
         done = subprocess.run(
-            [python, "-m", "pytest", *rest], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+            [python, *command, *rest], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
         )
         status = status or done.returncode
     return status

@@ -1,7 +1,11 @@
 """Sweep over every model family that Transformers can build: is our attention right there, or refused?
 
-    python tests/families.py --output families.md            # all classes, about 15 minutes on one core
-    python tests/families.py GPT2LMHeadModel BartModel        # some, with what was found about each
+    python tests/families.py                               # all that is not recorded yet, then the page
+    python tests/families.py --anew                        # all classes, 15 minutes or more on one core
+    python tests/families.py GPT2LMHeadModel BartModel     # some, with what was found of each, recorded nowhere
+
+The records are kept by version (:mod:`family_record`); ``python tests/both_ends.py --models`` makes those of both
+ends.
 
 For every class a tiny random model is made (:mod:`tiny_models`) and checked:
 
@@ -11,15 +15,16 @@ For every class a tiny random model is made (:mod:`tiny_models`) and checked:
 * models whose earlier outputs do not depend on later tokens under ``eager`` do not under ours; of the others, a band
   looks both ways;
 * ``hf_semfocus.verify`` agrees;
+* every mechanism with few keys computes what its definition says (:mod:`family_oracle`);
+* a training step has finite gradients, which gradient checkpointing does not change (:mod:`family_training`);
 
 or the class is refused with ``UnsupportedModelError``. Each class is checked in a process that is replaced when it
-crashes or hangs. The table lists every class; ``--json`` writes the findings for further use.
+crashes or hangs.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import re
@@ -29,27 +34,15 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
+import family_page
+import family_record
 import torch
 import transformers
-from family_check import OUTCOMES, Found, check
+from family_check import check
+from family_outputs import Found
 from transformers import PreTrainedModel
 
-BAD = ("wrong", "dense", "error", "strict", "crashed", "timed out")
-# classes that are known to be bad, and why that is left; every entry is needed
-RANKS = "picks queries by rank: eager itself differs by 1 from its twin with weights a millionth apart"
-ALIKE = "all keys are alike in so small a model: one position, or empty codebooks"
-KNOWN = {
-    "DFineModel": RANKS,
-    "DFineForObjectDetection": RANKS,
-    "Deimv2Model": RANKS,
-    "Deimv2ForObjectDetection": RANKS,
-    "MimiModel": ALIKE,
-    "PPOCRV5ServerRecForTextRecognition": ALIKE,
-    "PPOCRV6SmallRecForTextRecognition": ALIKE,
-}
 # heads that add a projection to a model that is swept itself
 SAME = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
         "ForNextSentencePrediction")  # fmt: skip
@@ -58,15 +51,15 @@ SAME = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswe
 def classes() -> list[str]:
     """Every public model class, without the heads that only add a projection."""
     public = (name for name in dir(transformers) if not name.startswith("_") and name[0].isupper())
-    return [name for name in public if _is_model(getattr(transformers, name)) and not name.endswith(SAME)]
+    return [name for name in public if _is_model(name) and not name.endswith(SAME)]
 
 
-def _is_model(thing: Any) -> bool:
-    return (
-        isinstance(thing, type)
-        and issubclass(thing, PreTrainedModel)
-        and not re.search("Pre[tT]rained", thing.__name__)
-    )
+def _is_model(name: str) -> bool:
+    try:
+        thing = getattr(transformers, name)
+    except ImportError:  # a processor whose libraries are not installed
+        return False
+    return isinstance(thing, type) and issubclass(thing, PreTrainedModel) and not re.search("Pre[tT]rained", name)
 
 
 def work() -> None:
@@ -118,45 +111,28 @@ def sweep(names: list[str], limit: float = 180.0) -> Iterator[Found]:
         worker.wait()
 
 
-def table(found: list[Found]) -> str:
-    """The findings in Markdown: totals, then every class that is not supported, then those that are."""
-    totals = collections.Counter(one["outcome"] for one in found)
-    lines = [f"# {len(found)} model classes of Transformers {transformers.__version__}", ""]
-    lines += ["| outcome | classes | meaning |", "| --- | ---: | --- |"]
-    lines += [f"| {outcome} | {totals[outcome]} | {meaning} |" for outcome, meaning in OUTCOMES.items()]
-    for outcome in [*list(OUTCOMES)[2:], "refused"]:
-        rows = [one for one in found if one["outcome"] == outcome]
-        if rows:
-            lines += ["", f"## {outcome}", ""]
-        for one in rows:
-            why = one["why"].replace("\n", " ")[:300] if outcome != "refused" else ""
-            if reason := KNOWN.get(one["class"]) if outcome in BAD else None:
-                why += f" (known: {reason})"
-            lines.append(f"- `{one['class']}`" + (f": {why}" if why else ""))
-    lines += ["", "## supported", "", ", ".join(f"`{one['class']}`" for one in found if one["outcome"] == "supported")]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("classes", nargs="*", help="names of model classes; all by default")
-    parser.add_argument("--output", type=Path, help="where to write the table; printed by default")
-    parser.add_argument("--json", type=Path, help="where to write the findings, a line for each class, as they come")
+    parser.add_argument("--anew", action="store_true", help="forget what is recorded of the installed Transformers")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one class")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         return work()
-    found = []
-    names = args.classes or classes()
-    for one in sweep(names, args.limit):
-        found.append(one)
-        print(f"{len(found)}/{len(names)} {one['class']}: {one['outcome']} {one['why']}"[:400], flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(one) + "\n")
-    text = table(found)
-    args.output.write_text(text) if args.output else print(text)
+    if args.anew:
+        family_record.path().unlink(missing_ok=True)
+    recorded = family_record.read()
+    names = args.classes or [name for name in classes() if name not in recorded]
+    for count, one in enumerate(sweep(names, args.limit), 1):
+        print(
+            f"{count}/{len(names)} {one['class']}: {one['outcome']} {one.get('reason', one['why'])}"[:400], flush=True
+        )
+        if not args.classes:
+            family_record.add(family_record.compact(one))
+    if not args.classes:
+        family_record.tidy()
+        family_page.write()
 
 
 if __name__ == "__main__":

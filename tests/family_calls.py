@@ -5,38 +5,62 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
+from hf_semfocus.hf import observe
+
 
 @contextlib.contextmanager
-def counted() -> Iterator[collections.Counter[nn.Module]]:
-    """Calls of the functions that the interface gives out, by module."""
+def intercepted(after: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Tell ``after`` of every call of a function that the interface gives out: its module and its result."""
     original = AttentionInterface.get_interface
-    calls: collections.Counter[nn.Module] = collections.Counter()
 
     def get_interface(self: Any, name: str, default: Any) -> Any:
         function = original(self, name, default)
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            calls[module] += 1
             Elsewhere.inside += 1
             try:
-                return function(module, *args, **kwargs)
+                result = function(module, *args, **kwargs)
             finally:
                 Elsewhere.inside -= 1
+            after(module, result)
+            return result
 
         return call
 
     AttentionInterface.get_interface = get_interface
     try:
-        yield calls
+        yield
     finally:
         AttentionInterface.get_interface = original
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[collections.Counter[nn.Module]]:
+    """Calls of the functions that the interface gives out, by module."""
+    calls: collections.Counter[nn.Module] = collections.Counter()
+    with intercepted(lambda module, _: calls.update([module])):
+        yield calls
+
+
+@contextlib.contextmanager
+def captured(model: nn.Module) -> Iterator[list[tuple[observe.Call, Tensor]]]:
+    """Calls of our attention functions by layers of ``model``, and the output ``[batch, heads, queries, width]``."""
+    begun: list[observe.Call] = []
+    found: list[tuple[observe.Call, Tensor]] = []
+
+    def ended(module: nn.Module, result: Any) -> None:
+        if begun and begun[-1].module is module:
+            found.append((begun.pop(), result[0].detach().transpose(1, 2)))
+
+    with observe.watch(model, begun.append), intercepted(ended):
+        yield found
 
 
 def paths(model: nn.Module, calls: collections.Counter[nn.Module]) -> dict[str, int]:
@@ -49,7 +73,7 @@ class Elsewhere(TorchDispatchMode):
     inside = 0
     FUSED = ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_native_multi_head_attention")
     SOFTMAX = ("aten::_softmax", "aten::_safe_softmax")
-    SAME = ("aten::clone", "aten::_to_copy", "aten::mul.Tensor", "aten::where.self", "aten::masked_fill.Scalar")
+    SAME = ("aten::clone", "aten::_to_copy", "aten::mul.Tensor", "aten::where.self", "aten::masked_fill")
     PRODUCT = ("aten::bmm", "aten::baddbmm")
 
     def __init__(self):

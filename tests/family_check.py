@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from collections.abc import Iterator
-from typing import Any
 
-import tiny_configs
-import tiny_inputs
+import family_oracle
+import family_refusal
+import family_training
 import tiny_models
-import torch
 import transformers
 from family_calls import Elsewhere, counted, paths
-from torch import Tensor, nn
+from family_outputs import TOLERANCE, Found, copy_weights, difference, expected_gap, fresh, looks, padded
 from transformers import PreTrainedModel
 
 import hf_semfocus
 
-ALL, FEW, BAND = "topk_sparse:k=9999", "topk_sparse:k=1", "banded_sparse:window=3,edge=cut"
-TOLERANCE = 1e-4  # of the largest output: a hundred times what float32 rounding makes of it, and what is wrong is 0.1
-Found = dict[str, Any]
+ALL, FEW, BAND, TRAINED = "topk_sparse:k=9999", "topk_sparse:k=1", "banded_sparse:window=3,edge=cut", "topk_sparse:k=2"
 OUTCOMES = {
     "supported": "all checks pass",
     "refused": "`UnsupportedModelError`, when made and when set",
@@ -40,40 +35,36 @@ def check(name: str) -> Found:
     try:
         eager, inputs, how = tiny_models.build(cls)
     except Exception as error:  # a generator of sizes or inputs may fail as well
-        if refusal := _refusal(cls):
-            return {"outcome": "refused", "why": refusal}
+        refusal, reason = family_refusal.unbuilt(cls, FEW)
+        if refusal:
+            return {"outcome": "refused", "why": refusal, "reason": reason}
         return {"outcome": "not built", "why": str(error)}
     problems: list[tuple[str, str]] = []
+    notes: list[str] = []
     try:
-        refused = _compare(cls, eager, inputs, problems)
+        refused = _compare(cls, eager, inputs, problems, notes)
     except hf_semfocus.UnsupportedModelError as error:
         refused = str(error)
     except Exception as error:
         problems.append(("error", f"{type(error).__name__}: {error}"))
         refused = None
+    made = {"how": how, "notes": notes}
     if refused and not problems:
-        return {"outcome": "refused", "why": refused, "how": how}
+        reason = family_refusal.reason(eager, inputs, refused)
+        if reason is not None:
+            return {"outcome": "refused", "why": refused, "reason": reason, **made}
+        problems.append(("strict", f"all of its attention uses the interface; {refused}"))
     problems.sort(key=lambda found: list(OUTCOMES).index(found[0]))
     outcome = problems[0][0] if problems else "supported"
-    return {"outcome": outcome, "why": "; ".join(f"{kind}: {why}" for kind, why in problems), "how": how}
+    return {"outcome": outcome, "why": "; ".join(f"{kind}: {why}" for kind, why in problems), **made}
 
 
-def _refusal(cls: type[PreTrainedModel]) -> str:
-    """Our refusal of a class of which no model runs; empty if there is none."""
-    with contextlib.suppress(Exception), torch.device("meta"):
-        for _, config in tiny_configs.configs(cls):
-            try:
-                if config is not None:
-                    cls._from_config(config, attn_implementation=FEW)
-            except hf_semfocus.UnsupportedModelError as error:
-                return str(error)
-    return ""
-
-
-def _compare(cls: type, eager: PreTrainedModel, inputs: Found, problems: list[tuple[str, str]]) -> str | None:
-    """Fill ``problems``; the refusal, if the class is refused."""
+def _compare(
+    cls: type, eager: PreTrainedModel, inputs: Found, problems: list[tuple[str, str]], notes: list[str]
+) -> str | None:
+    """Fill ``problems`` and ``notes`` of what was not compared; the refusal, if the class is refused."""
     try:
-        ours = cls._from_config(_fresh(eager.config), attn_implementation=ALL).eval()
+        ours = cls._from_config(fresh(eager.config), attn_implementation=ALL).eval()
     except hf_semfocus.UnsupportedModelError as error:
         try:
             eager.set_attn_implementation(ALL)
@@ -81,7 +72,7 @@ def _compare(cls: type, eager: PreTrainedModel, inputs: Found, problems: list[tu
             return str(error)
         problems.append(("strict", "refused when made, but not when set"))
         return None
-    _copy(eager, ours)
+    copy_weights(eager, ours)
     with counted() as calls:
         true = tiny_models.run(eager, inputs)
     expected = paths(eager, calls)
@@ -102,100 +93,36 @@ def _compare(cls: type, eager: PreTrainedModel, inputs: Found, problems: list[tu
             continue
         found = tiny_models.run(ours, chosen)
         gap = difference(found, reference, chosen["attention_mask"] if words else None)
-        if gap > max(TOLERANCE, _between_dense(cls, eager, chosen, reference) if gap > TOLERANCE else 0.0):
+        if gap > max(TOLERANCE, expected_gap(cls, eager, chosen, reference) if gap > TOLERANCE else 0.0):
             problems.append(("wrong", f"everything kept{words} differs from eager by {gap:.1e}"))
-    causal = _looks(eager, inputs, true)
-    if causal == 0 and _looks(ours, inputs, None) > TOLERANCE:
+    causal, back = looks(eager, inputs, true), looks(ours, inputs, None)
+    if causal == 0 and back > TOLERANCE:
         problems.append(("wrong", "everything kept sees the future"))
 
     ours.set_attn_implementation(FEW)
     few = tiny_models.run(ours, inputs)
-    if difference(few, true, None) <= 3 * TOLERANCE:
+    if difference(few, true, None) <= 3 * TOLERANCE and not family_oracle.holds(ours, inputs):
         problems.append(("dense", "one key kept changes nothing"))
-    if causal == 0 and _looks(ours, inputs, few) > TOLERANCE:
+    if causal == 0 and looks(ours, inputs, few) > TOLERANCE:
         problems.append(("wrong", "one key kept sees the future"))
     problems.extend(_verified(ours, inputs, expected, elsewhere.places))
 
     ours.set_attn_implementation(BAND)
     band = tiny_models.run(ours, inputs)
-    looks = _looks(ours, inputs, band)
-    if causal == 0 and looks > TOLERANCE:
+    seen_after = looks(ours, inputs, band)
+    if causal == 0 and seen_after > TOLERANCE:
         problems.append(("wrong", "a band sees the future"))
-    if causal is not None and causal > 100 * TOLERANCE and looks == 0:
+    if causal and min(causal, back) > 100 * TOLERANCE and seen_after == 0:
         problems.append(("wrong", "a band looks one way only"))
+
+    wrong, refused = family_oracle.compare(ours, inputs)
+    problems.extend(("wrong", why) for why in wrong)
+    notes.extend(f"{name} refused" for name in refused)
+    ours.set_attn_implementation(TRAINED)
+    wrong, note = family_training.check(eager, ours, inputs)
+    problems.extend(("wrong", f"in training: {why}") for why in wrong)
+    notes.extend([note] if note else [])
     return None
-
-
-def _fresh(config: Any) -> Any:
-    """The configuration without what a model was made with."""
-    config = copy.deepcopy(config)
-    config._attn_implementation = None
-    return config
-
-
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    with torch.no_grad():
-        for (_, a), (_, b) in zip(source.named_parameters(), target.named_parameters(), strict=True):
-            b.copy_(a)
-        for (_, a), (_, b) in zip(source.named_buffers(), target.named_buffers(), strict=True):
-            if a.shape == b.shape:  # others are made for an input
-                b.copy_(a)
-
-
-def _between_dense(cls: type, eager: PreTrainedModel, inputs: Found, true: dict[str, Tensor]) -> float:
-    """How far Transformers' own ``sdpa`` is from ``eager``, which is what is to be expected where they differ."""
-    try:
-        other = cls._from_config(_fresh(eager.config), attn_implementation="sdpa").eval()
-        _copy(eager, other)
-        gap = difference(tiny_models.run(other, inputs), true, inputs.get("attention_mask"))
-    except Exception:
-        return 0.0
-    return 2 * gap
-
-
-def padded(inputs: Found) -> Found | None:
-    """The same inputs with the first row padded on the left; None where there are no tokens."""
-    ids = inputs.get("input_ids")
-    if ids is None or "attention_mask" in inputs or ids.dim() != 2 or ids.shape[1] != tiny_inputs.LENGTH:
-        return None
-    mask = torch.ones_like(ids)
-    mask[0, :4] = 0
-    return {**inputs, "attention_mask": mask}
-
-
-def difference(found: dict[str, Tensor], true: dict[str, Tensor], real: Tensor | None) -> float:
-    """The largest difference of two outputs, as a share of the largest value; infinite where they do not match."""
-    found, true = ({k: v for k, v in out.items() if "attentions" not in k} for out in (found, true))
-    if found.keys() != true.keys() or any(found[key].shape != true[key].shape for key in true):
-        return float("inf")
-    worst = 0.0
-    for key, value in true.items():
-        a, b = found[key], value
-        if real is not None:
-            if value.shape[:2] != real.shape:
-                continue
-            a, b = a[real.bool()], b[real.bool()]
-        if not b.numel():
-            continue
-        size = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 1.0
-        gap = torch.where(a == b, 0.0, a - b).abs()
-        gap = torch.where(a.isnan() & b.isnan(), 0.0, gap).nan_to_num(nan=float("inf"))
-        worst = max(worst, gap.max().item() / max(size, 1e-6))
-    return worst
-
-
-def _looks(model: PreTrainedModel, inputs: Found, before: dict[str, Tensor] | None) -> float | None:
-    """How much the last token changes earlier outputs; None where no output has a place for every token."""
-    key = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
-    if (ids := inputs.get(key)) is None or ids.dim() != 2:
-        return None
-    changed = ids.clone()
-    changed[:, -1] = torch.where(ids[:, -1] == tiny_configs.TOKENS[0], ids[:, -1] + 7, tiny_configs.TOKENS[0])
-    before = before or tiny_models.run(model, inputs)
-    after = tiny_models.run(model, {**inputs, key: changed})
-    rows = {k: v for k, v in before.items() if v.dim() > 2 and v.shape[:2] == ids.shape and k in after}
-    gaps = [difference({k: after[k][:, :-1]}, {k: v[:, :-1]}, None) for k, v in rows.items()]
-    return max(gaps) if gaps else None
 
 
 def _verified(
@@ -204,7 +131,7 @@ def _verified(
     """What ``verify`` says otherwise than the calls that were counted, and attention that it does not report."""
     reported: set[str] = set()
     try:
-        layers = hf_semfocus.verify(model, **inputs)
+        layers = hf_semfocus.verify(model, **inputs, **tiny_models.without_cache(model))
     except hf_semfocus.UnsupportedModelError as error:
         missed = [part.split(" (")[0] for part in str(error).split("through ", 1)[-1].split(": ", 1)[-1].split(", ")]
         ran = _ran(model, inputs)

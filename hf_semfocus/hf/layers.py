@@ -104,11 +104,11 @@ def table_user(cls: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def _attends(cls: type[nn.Module]) -> bool:
-    return not issubclass(cls, PreTrainedModel) and (uses_interface(cls) or _computes(cls))
+    return not issubclass(cls, PreTrainedModel) and (uses_interface(cls) or computes_attention(cls))
 
 
 @cache
-def _computes(cls: type[nn.Module]) -> bool:
+def computes_attention(cls: type[nn.Module]) -> bool:
     """Whether a class computes attention weights itself."""
     return issubclass(cls, nn.MultiheadAttention) or (
         "Attention" in cls.__name__ and bool(OWN_ATTENTION.search(_all_text(cls)))
