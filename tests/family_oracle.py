@@ -1,4 +1,4 @@
-"""Every mechanism with few keys in a model, against :mod:`oracle` on the queries and keys of its layers."""
+"""Mechanisms without parameters of their own, with few keys, against :mod:`oracle` on what layers attend to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import tiny_models
 import torch
-from conftest import SPARSE
+from conftest import STATELESS
 from family_calls import captured
 from fuzz import HALF, TINY, UNIT
 from torch import Tensor
@@ -24,7 +24,7 @@ LARGEST = 1_000_000  # scores of a call; of larger ones the last queries are com
 def compare(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[list[str], list[str]]:
     """What is wrong with each mechanism, and the mechanisms that a layer's sliding window refuses."""
     problems, refused = [], []
-    for spec in SPARSE:
+    for spec in STATELESS:
         model.set_attn_implementation(spec)
         try:
             with captured(model) as calls:
@@ -32,7 +32,7 @@ def compare(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[list[str], 
         except ValueError as error:
             if "sees only a sliding window" not in str(error):
                 raise
-            refused.append(spec.partition(":")[0])
+            refused.append(mechanisms.base_name(spec))
             continue
         worst = max((_gap(call, output, len(calls)) for call, output in calls), default=0.0)
         if not worst <= 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from conftest import SPARSE
+from conftest import STATELESS
 
 FOLDER = Path(__file__).parent.parent / "model_cards" / "supported_models"
 VERSION = ".".join(transformers.__version__.split(".")[:2])
@@ -42,7 +42,7 @@ def compact(found: dict[str, Any]) -> Record:
     parts = cls.__module__.split(".")
     record = {"family": parts[2], "class": found["class"], "outcome": found["outcome"]}
     if found["outcome"] == "supported":
-        record["mechanisms"] = found.get("mechanisms", len(SPARSE))
+        record["mechanisms"] = found.get("mechanisms", len(STATELESS))
     if found["outcome"] == "refused":
         record["reason"] = found["reason"]
     elif found["outcome"] != "supported":
