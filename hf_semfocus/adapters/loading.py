@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from .. import kinds
 from ..hub_client import HubError, find_token, shielded
 from ..messages import shown
+from .applying import set_attention
 from .entry import ENTRY, FILE, checked
-from .hooks import set_attention
 
 if TYPE_CHECKING:
     from peft import PeftModel
