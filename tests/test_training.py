@@ -29,6 +29,7 @@ from hf_semfocus.training import (
     train,
 )
 from hf_semfocus.training import checkpoint as checkpoint_module
+from hf_semfocus.training import progress as progress_module
 from hf_semfocus.training import steps as steps_module
 from hf_semfocus.training.log import MetricsLog, read
 
@@ -376,7 +377,7 @@ def test_seconds_do_not_jump_where_a_run_is_resumed(tmp_path, monkeypatch):
         monkeypatch.setattr(steps_module, "backward", timed)
         return timed(*args)
 
-    monkeypatch.setattr(steps_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(steps_module, "backward", timed)
     interrupted(tmp_path, monkeypatch, step=10, logging_steps=1)
     monkeypatch.setattr(steps_module, "backward", compiles)

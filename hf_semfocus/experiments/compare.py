@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -28,6 +27,7 @@ from ..training import (
 )
 from ..training.output import LOCK
 from ..training.run import ended
+from ..training.saving import bytes_needed
 from ..training.schedules import check_course
 from ..training.setup import start_tracking
 from .base import Experiment
@@ -80,7 +80,7 @@ def compare(
                 schedule.switch(model, each)
     parameters = sum(p.numel() for p in model.parameters())
     workers = number_of_workers(accelerator, options, comparison, parameters, command)
-    space = _bytes_needed(model, options, len(attentions) * len(seeds))
+    space = bytes_needed(model, options, len(attentions) * len(seeds))
     del model
     if comparison.part:
         return _part(accelerator, experiment, options, comparison)
@@ -190,12 +190,3 @@ def _train(
 def _rows(accelerator: Accelerator, experiment: Experiment, seed: int) -> tuple[Rows, Rows]:
     with accelerator.main_process_first():
         return experiment.rows(seed)
-
-
-def _bytes_needed(model: torch.nn.Module, options: TrainingOptions, runs: int) -> int:
-    """Bytes that the models (or adapters) and the last checkpoints of all runs take, and two more of one, at most."""
-    whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    checkpoint = whole + (2 * trained if options.optimizer == "adamw" else 0)
-    saved = trained if hasattr(model, "peft_config") else whole
-    return 2 * runs * saved + (runs + 2) * checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,3 +74,21 @@ def is_over(progress: Progress, options: TrainingOptions, length: int) -> bool:
         or (options.max_steps is not None and progress.step >= options.max_steps)
         or (progress.reached is not None and epoch >= progress.reached["epoch"] + options.epochs_after_target)
     )
+
+
+class StepClock:
+    """Measures the seconds of training steps, without evaluations and checkpoints, into a run's progress."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.resumed, self.last = progress, progress.step > 0, 0.0
+
+    def start(self) -> None:
+        """The next step begins."""
+        self.last = time.perf_counter()
+
+    def step(self) -> None:
+        """A step is done, and the next one begins; ``progress`` does not count it yet."""
+        now, progress = time.perf_counter(), self.progress
+        # the first step after a resumption loads and compiles what was there before
+        progress.seconds += progress.seconds / progress.step if self.resumed else now - self.last
+        self.last, self.resumed = now, False

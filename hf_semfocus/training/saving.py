@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batches import Batch
 from ..files import replacing
+from .options import TrainingOptions
 
 
 def save_model(
@@ -36,3 +37,12 @@ def save_batch(accelerator: Accelerator, batch: Batch, folder: Path) -> None:
         for name, tensor in part.inputs.items()
     }
     save_file(tensors, folder / f"batch-{accelerator.process_index}.safetensors")
+
+
+def bytes_needed(model: nn.Module, options: TrainingOptions, runs: int) -> int:
+    """Bytes that the models (or adapters) and the last checkpoints of all runs take, and two more of one, at most."""
+    whole = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    checkpoint = whole + (2 * trained if options.optimizer == "adamw" else 0)
+    saved = trained if hasattr(model, "peft_config") else whole
+    return 2 * runs * saved + (runs + 2) * checkpoint

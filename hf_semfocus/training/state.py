@@ -1,4 +1,4 @@
-"""What a run trains with, and where it stands."""
+"""What a run trains with, among it the optimizer, and where it stands."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batches import Batch, Rows, epoch_order, iterate, steps_per_epoch
@@ -17,12 +19,11 @@ from .display import RunDisplay
 from .log import MetricsLog
 from .objectives import Objective
 from .options import TrainingOptions
-from .progress import Progress, is_over, total_steps
+from .progress import Progress, StepClock, is_over, total_steps
 from .run import Run
 from .schedules import FocusSchedule, learning_rate
 from .setup import where
 from .sharding import prepare_sharding
-from .steps import StepClock, make_optimizer, make_ready
 
 if TYPE_CHECKING:
     from evaluate import Metric
@@ -116,3 +117,24 @@ class RunState:
         """Write a checkpoint, and have the records on the disk that it counts; every process must call it."""
         self.log.sync()
         self.checkpoints.save(self.accelerator, self.progress)
+
+
+def make_ready(model: PreTrainedModel, options: TrainingOptions) -> None:
+    """Switch on what the options ask of a model before Accelerate prepares it.
+
+    Raises:
+        ValueError: a model that cannot compute its activations again.
+    """
+    if options.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ValueError(f"gradient_checkpointing=True, but {type(model).__name__} does not support it")
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    if options.torch_compile:
+        model.compile()
+
+
+def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """SGD without momentum, or AdamW, over all parameters that are trained."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True)

@@ -1,28 +1,21 @@
-"""The parts of a training step: optimizer, gradients, sums over processes."""
+"""The parts of a training step: gradients, the optimizer's step, sums over processes."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..console.signals import first
 from ..data.batches import Batch
 from .objectives import Objective
-from .options import TrainingOptions
-from .progress import Progress
 from .sharding import whole
-
-if TYPE_CHECKING:
-    from .state import RunState
+from .state import RunState
 
 
 @dataclass(frozen=True)
@@ -33,24 +26,6 @@ class Step:
     correct: float
     norm: float
     stop: int | None
-
-
-class StepClock:
-    """Measures the seconds of training steps, without evaluations and checkpoints, into a run's progress."""
-
-    def __init__(self, progress: Progress):
-        self.progress, self.resumed, self.last = progress, progress.step > 0, 0.0
-
-    def start(self) -> None:
-        """The next step begins."""
-        self.last = time.perf_counter()
-
-    def step(self) -> None:
-        """A step is done, and the next one begins; ``progress`` does not count it yet."""
-        now, progress = time.perf_counter(), self.progress
-        # the first step after a resumption loads and compiles what was there before
-        progress.seconds += progress.seconds / progress.step if self.resumed else now - self.last
-        self.last, self.resumed = now, False
 
 
 def take_step(state: RunState, batch: Batch, asked_to_stop: Callable[[], list[bool]]) -> Step:
@@ -80,27 +55,6 @@ def take_step(state: RunState, batch: Batch, asked_to_stop: Callable[[], list[bo
         progress.count(loss, correct, batch.units, batch.tokens)
         state.display.step()
     return Step(loss, correct, norm, first(came))
-
-
-def make_ready(model: PreTrainedModel, options: TrainingOptions) -> None:
-    """Switch on what the options ask of a model before Accelerate prepares it.
-
-    Raises:
-        ValueError: a model that cannot compute its activations again.
-    """
-    if options.gradient_checkpointing:
-        if not model.supports_gradient_checkpointing:
-            raise ValueError(f"gradient_checkpointing=True, but {type(model).__name__} does not support it")
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    if options.torch_compile:
-        model.compile()
-
-
-def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    """SGD without momentum, or AdamW, over all parameters that are trained."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.optimizer]
-    return kind(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True)
 
 
 def backward(accelerator: Accelerator, model: nn.Module, batch: Batch, objective: Objective) -> tuple[Tensor, Tensor]:
