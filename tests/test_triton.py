@@ -1,7 +1,7 @@
 """The Triton backend: natively where there is a GPU, else in Triton's interpreter, and compiled ahead of time.
 
 Triton decides when it is first imported whether kernels are interpreted. So, whatever other test modules import
-before, the interpreter gets a process of its own (``test_everything_in_the_interpreter``), and this one never sees
+before, the interpreter gets processes of its own (:func:`run_in_interpreter`), and this one never sees
 the environment variable that would make the backend accept tensors on the CPU.
 """
 
@@ -27,7 +27,6 @@ from hf_semfocus.attention.visibility import Visibility
 from hf_semfocus.backends import BACKENDS, eager
 
 HERE = Path(__file__).parent
-FILES = ("test_triton.py", "test_triton_selection.py")
 backend = BACKENDS["triton"]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INSTALLED = importlib.util.find_spec("triton") is not None
@@ -37,6 +36,7 @@ HALVES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 
 ONCE = "done by the process that is not interpreted"
 
+needs_interpreter = pytest.mark.skipif(RUNS or not INSTALLED, reason="kernels run in this process, or nowhere")
 needs_triton = pytest.mark.skipif(not INSTALLED, reason="triton is not installed (it has no wheels for this system)")
 
 
@@ -612,15 +612,19 @@ def test_operators_are_as_they_declare():
     torch.library.opcheck(operators.attend_backward, given)
 
 
-@needs_triton
-@pytest.mark.skipif(RUNS, reason="kernels run in this process")
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_everything_in_the_interpreter(marks):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, *FILES]
+def run_in_interpreter(file, marks):
+    """Run the tests of a file that have the marks in a process in which kernels are interpreted."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
     assert " passed" in done.stdout
+
+
+@needs_interpreter
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_everything_in_the_interpreter(marks):
+    run_in_interpreter(__file__, marks)
 
 
 OBJECTIONS = [

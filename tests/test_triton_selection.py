@@ -11,7 +11,9 @@ from test_triton import (
     _small_tiles,  # noqa: F401
     changed,
     expected,
+    needs_interpreter,
     problem,
+    run_in_interpreter,
     runs_kernels,
     selected,
 )
@@ -20,6 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_semfocus.attention.visibility import Visibility
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
+
+
+@needs_interpreter
+def test_the_selection_in_the_interpreter():
+    run_in_interpreter(__file__, "not slow")
 
 
 def whole(at, query, key):
