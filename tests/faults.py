@@ -113,6 +113,11 @@ def halt(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def draw_curves():
+    """Let reports draw what :func:`_live` leaves out."""
+    del sys.modules["matplotlib.figure"]
+
+
 def on_rank(rank, fault):
     if os.environ["RANK"] == str(rank):
         fault()

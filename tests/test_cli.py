@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from faults import Life
 from huggingface_hub.utils import are_progress_bars_disabled
 from recipe import ROOT, bare, load, pretrain
 from tiny_families import build
@@ -226,10 +227,9 @@ def test_misspelled_values_are_answered_with_the_nearest(tmp_path, args, message
 
 
 def test_mechanism_and_task_from_a_module_in_the_working_directory(parts):
-    args = f"{TINY} --task first_bit --attention even_sparse:window=2 --workers 2 --output_dir out"
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), "--import", "my_parts", *args.split()]
-    done = subprocess.run(command, cwd=parts, capture_output=True, text=True, env=bare(), check=False)
-    assert done.returncode == 0, done.stderr
+    args = f"--import my_parts {TINY} --task first_bit --attention even_sparse:window=2 --workers 2 --output_dir out"
+    life = Life("pretrain", args.split(), partial(os.chdir, parts), log=parts / "life")
+    assert life.end() == [0], life.errors
     assert "even_sparse:window=2" in (parts / "out" / "report.md").read_text()
     assert "imports:\n- my_parts\n" in (parts / "out" / "config.yaml").read_text()
 

@@ -7,10 +7,13 @@ import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import tiny_config
+from faults import Life, draw_curves
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -137,17 +140,33 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if "launch" in line])
-def test_recipe_commands_run(command, place):
-    """Each as it stands, after the installation, on a smaller model and fewer examples."""
-    command = command.split(" && ")[-1]
-    [recipe] = re.findall(r"recipes/(\w+)\.py", command)
-    run = shlex.split(f"{command} {SMALL[recipe]}")
-    assert run[0].startswith(".venv/bin/")
-    run[0] = str(Path(sys.executable).parent / Path(run[0]).name)
+LAUNCHED = [line.split(" && ")[-1] for line in COMMANDS if "launch" in line]
+
+
+def test_first_recipe_command_runs(place):
+    """As it stands, after the installation, on a smaller model and fewer examples."""
+    script, *given = shlex.split(f"{LAUNCHED[0]} {SMALL['pretrain']}")
+    assert script == ".venv/bin/accelerate"
+    command = [str(Path(sys.executable).with_name("accelerate")), *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(run, cwd=place, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in (place / "out").iterdir()} >= WRITTEN
+
+
+@pytest.mark.parametrize("command", LAUNCHED[1:])
+def test_other_recipe_commands_run(command, place, monkeypatch):
+    """Each as it stands but for its size, in as many processes as the launcher reads from it."""
+    script, launch, *given = shlex.split(command)
+    assert (script, launch) == (".venv/bin/accelerate", "launch")
+    monkeypatch.chdir(place)
+    launched, _, _ = _validate_launch_command(launch_command_parser().parse_args(given))
+    recipe = Path(launched.training_script)
+    assert recipe.parent.samefile(ROOT / "recipes")
+    args = [*launched.training_script_args, *SMALL[recipe.stem].split()]
+    world = max(1, launched.num_processes)  # 0 where there is no GPU
+    life = Life(recipe.stem, args, partial(os.chdir, place), draw_curves, world=world, log=place / "log")
+    assert set(life.end()) == {0}, life.errors
     assert {path.name for path in (place / "out").iterdir()} >= WRITTEN
 
 

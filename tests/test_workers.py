@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from conftest import wait_until
-from recipe import ROOT, bare, pretrain, timeless
+from faults import Life
+from recipe import pretrain, timeless
 
 from hf_semfocus.console import parse
 from hf_semfocus.experiments import compare, synthetic, workers
@@ -37,17 +39,17 @@ def saved(folder):
 def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path):
     whole = pretrain.main(args(tmp_path / "whole", 12, "--cpu_threads", "1"))
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(cut, 12, "--workers", "2")]
-    process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: saved(cut), lambda: process.poll() is None)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = subprocess.run([*command, "--resume"], env=bare(), cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    killed = Life("pretrain", args(cut, 12, "--workers", "2"), log=tmp_path / "killed")
+    [process] = killed.processes
+    wait_until(lambda: saved(cut), process.is_alive)
+    os.kill(process.pid, signal.SIGKILL)
+    assert killed.end() == [-signal.SIGKILL]
+    again = Life("pretrain", args(cut, 12, "--workers", "2", "--resume"), log=tmp_path / "again")
+    assert again.end() == [0], again.errors
     # without a terminal, the lines of the runs come through, with no guess at those beside them
-    assert " for all runs" not in again.stdout
-    assert "2 of 2 runs done, " in again.stdout
-    assert "run 2 of 2, topk_sparse:k=3/3, epoch 12/12" in again.stdout
+    assert " for all runs" not in again.printed
+    assert "2 of 2 runs done, " in again.printed
+    assert "run 2 of 2, topk_sparse:k=3/3, epoch 12/12" in again.printed
     assert timeless(cut) == timeless(tmp_path / "whole")
     assert re.search(r"computed by these backends: topk_sparse by \w+", (cut / "report.md").read_text())
     finished = pretrain.main(args(cut, 12, "--resume", "--cpu_threads", "1"))
@@ -55,19 +57,16 @@ def test_side_by_side_equals_one_after_another_through_kill_minus_nine(tmp_path)
 
 
 def test_ctrl_c_saves_all_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "hf_semfocus.cli", "pretrain", *args(tmp_path, 500, "--workers", "2")]
-    process = subprocess.Popen(
-        command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_until(lambda: len(saved(tmp_path)) >= 2, lambda: process.poll() is None)
+    life = Life("pretrain", args(tmp_path / "out", 500, "--workers", "2"), log=tmp_path / "life")
+    [process] = life.processes
+    wait_until(lambda: len(saved(tmp_path / "out")) >= 2, process.is_alive)
     os.kill(process.pid, signal.SIGINT)
-    printed, errors = process.communicate()
-    assert process.returncode == 130
-    assert "stopped by Ctrl-C; --resume goes on from there" in printed
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert life.end() == [130]
+    assert "stopped by Ctrl-C; --resume goes on from there" in life.printed
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert len({record["run"] for record in records}) >= 2
-    assert "Traceback" not in errors
-    assert len(saved(tmp_path)) >= 2
+    assert "Traceback" not in life.err.read_text()
+    assert len(saved(tmp_path / "out")) >= 2
 
 
 class OneProcess:
@@ -129,18 +128,19 @@ def test_parts_that_are_none_are_refused(tmp_path, given):
 
 def test_lines_come_through_where_only_standard_error_is_a_terminal(tmp_path):
     main, terminal = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "hf_semfocus.cli",
-        "pretrain",
-        *args(tmp_path / "out", 1, "--workers", "2", "--attention", "sdpa"),
-    ]
-    process = subprocess.Popen(command, env=bare(), cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, text=True)
-    os.close(terminal)
     threading.Thread(target=drain, args=[main], daemon=True).start()
-    printed, _ = process.communicate()
-    assert "run 1 of 1, sdpa/3, epoch 1/1" in printed
+    given = args(tmp_path / "out", 1, "--workers", "2", "--attention", "sdpa")
+    life = Life("pretrain", given, partial(show_errors_on, os.ttyname(terminal)), log=tmp_path / "life")
+    assert life.end() == [0]
+    os.close(terminal)
+    assert life.err.read_text() == ""
+    assert "run 1 of 1, sdpa/3, epoch 1/1" in life.printed
+
+
+def show_errors_on(terminal):
+    """Let the standard error of this process be a terminal."""
+    os.dup2(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), 2)
+    assert sys.stderr.isatty()
 
 
 def drain(main):
