@@ -1,6 +1,7 @@
 """Imports point one way, and importing the package stays light."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,15 +126,48 @@ def test_core_needs_neither_transformers_nor_optional_packages():
             }
 
 
-def test_import_is_light_and_silent():
-    code = (
-        "import sys\n"
-        "sys.addaudithook(lambda event, args: exit('network') if event.startswith('socket.') else None)\n"
-        "import transformers.modeling_utils\n"
-        "before = set(sys.modules)\n"
-        "import hf_semfocus\n"
-        "new = set(sys.modules) - before\n"
-        "print(sorted({'datasets', 'evaluate', 'peft', 'matplotlib', 'triton', 'hf_semfocus.training'} & new))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+FRESH = """
+import json, sys
+sys.addaudithook(lambda event, args: exit("network") if event.startswith("socket.") else None)
+from transformers import LlamaConfig, modeling_utils
+shown = [LlamaConfig(vocab_size=61).to_json_string()]
+before = set(sys.modules)
+import hf_semfocus
+imported = [sorted(set(sys.modules) - before)]
+shown.append(LlamaConfig(vocab_size=61).to_json_string())
+dir(hf_semfocus)
+imported.append(sorted(set(sys.modules) - before))
+import hf_semfocus.backends.lists.triton
+imported.append(sorted(set(sys.modules) - before))
+print(json.dumps([shown, imported]))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a process has that imports Transformers, then this package: how it shows a model, and what is imported."""
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_import_is_light_and_silent(fresh):
+    _, (imported, _, _) = fresh
+    assert "hf_semfocus" in imported
+    assert not {"datasets", "evaluate", "peft", "matplotlib", "triton", "hf_semfocus.training"} & set(imported)
+
+
+def test_dir_imports_no_library(fresh):
+    _, (_, imported, _) = fresh
+    assert not {"datasets", "evaluate"} & set(imported)
+
+
+def test_importing_the_triton_backend_does_not_import_its_kernels(fresh):
+    _, (_, _, imported) = fresh
+    name = "hf_semfocus.backends.lists.triton"
+    assert [module for module in imported if module.startswith(name)] == [name, f"{name}.operators"]
+
+
+def test_dense_models_are_saved_as_before(fresh):
+    (plain, patched), _ = fresh
+    assert plain == patched != ""

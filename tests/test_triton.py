@@ -672,14 +672,6 @@ def test_objects_to_weights_to_tracing_and_to_tensors_it_cannot_reach(monkeypatc
     assert any("triton is not installed" in reason for reason in backend.LIMITS.objections(made, at))
 
 
-@pytest.mark.skipif(INTERPRETED, reason=ONCE)
-def test_importing_the_package_does_not_import_the_kernels():
-    name = "hf_semfocus.backends.lists.triton"
-    program = f"import sys, {name}; print(sorted(m for m in sys.modules if m.startswith('{name}')))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=HERE.parent, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str([name, f"{name}.operators"])
-
-
 COMPILED = [
     {"dim": 64, "dtype": torch.float16, "causal": True},
     {
