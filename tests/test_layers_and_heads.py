@@ -267,8 +267,13 @@ def test_both_stacks_of_an_encoder_decoder_count_from_zero(family, tmp_path):
     assert torch.equal(again(**inputs).last_hidden_state, built(**inputs).last_hidden_state)
     hf_semfocus.configure(built, "topk_sparse", k=3, layers={"1-": "sdpa"})
     assert verified(built, **inputs) == [BASE, "full", BASE, BASE, *["full"] * 4]
-    with pytest.raises(ValueError, match="layers: '3' is not in the model; expected numbers from 0 to 2"):
-        hf_semfocus.configure(built, "topk_sparse", layers={"3": "sdpa"})
+    hf_semfocus.configure(built, "topk_sparse", k=3, layers={"-1": "sdpa"})
+    assert verified(built, **inputs) == [BASE, "full", *[BASE] * 4, "full", "full"]
+    hf_semfocus.configure(built, "topk_sparse", k=3, layers={"-3": "sdpa"})
+    assert verified(built, **inputs) == ["full"] * 8
+    for number in ("3", "1-3", "-4"):
+        with pytest.raises(ValueError, match=f"layers: '{number}' is not in the model; expected numbers from 0 to 2"):
+            hf_semfocus.configure(built, "topk_sparse", layers={number: "sdpa"})
 
 
 def test_layers_without_a_number_are_counted_by_their_path():

@@ -61,9 +61,8 @@ def shares_of(layer: nn.Module, spec: str, heads: int | None) -> tuple[Share, ..
     base = resolve(spec, settings)
     if not settings or not any(table in settings for table in TABLES):
         return (Share(None, *base),)
-    number, count = place(layer)
     tables = [_frozen(settings.get(table, {})) for table in TABLES]
-    plan = _plan(*tables, number, count, None if heads is None else int(heads))
+    plan = _plan(*tables, *place(layer), None if heads is None else int(heads))
     found = tuple([Share(numbers, *(_named(name, base[1]) if name else base)) for numbers, name in plan])
     if len(found) > 1 and (owners := [share.mechanism.name for share in found if share.mechanism.owns_state()]):
         raise ValueError(f"{owners[0]} has trainable parameters for all heads; expected it for whole layers")
@@ -78,13 +77,13 @@ def _frozen(table: Any, depth: int = 2) -> Any:
 
 
 @constant_in_graphs
-def _plan(layers: Any, heads: Any, layer: int, num_layers: int | None, num_heads: int | None) -> Plan:
-    """The plan of the layer with number ``layer``, from both tables.
+def _plan(layers: Any, heads: Any, layer: int, depth: int | None, deepest: int | None, num_heads: int | None) -> Plan:
+    """The plan of the layer with number ``layer`` of a stack of ``depth``, from both tables.
 
     Raises:
         ValueError: an entry is not valid, or not for this model.
     """
-    args = layers, heads, layer, num_layers, num_heads
+    args = layers, heads, layer, depth, deepest, num_heads
     try:
         try:
             return _planned(*args)
@@ -100,10 +99,12 @@ def _thawed(table: Any) -> Any:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _planned(layers: Any, heads: Any, layer: int, num_layers: int | None, num_heads: int | None) -> Plan:
+def _planned(
+    layers: Any, heads: Any, layer: int, depth: int | None, deepest: int | None, num_heads: int | None
+) -> Plan:
     rows = [
         (span, _names(where, entry, num_heads) if isinstance(entry, tuple) else {ALL: _checked(where, entry)})
-        for where, span, entry in _spans("layers", layers, num_layers)
+        for where, span, entry in _spans("layers", layers, depth, deepest)
     ]
     mine = next((row for span, row in rows if layer in span), _names("heads", heads, num_heads))
     if num_heads is None:
@@ -116,11 +117,14 @@ def _planned(layers: Any, heads: Any, layer: int, num_layers: int | None, num_he
 
 def _names(where: str, table: Any, count: int | None) -> dict[range, str]:
     """The names in a table of heads."""
-    return {span: _checked(inner, name) for inner, span, name in _spans(where, table, count)}
+    return {span: _checked(inner, name) for inner, span, name in _spans(where, table, count, count)}
 
 
-def _spans(where: str, table: Any, count: int | None) -> list[tuple[str, range, Any]]:
+def _spans(where: str, table: Any, count: int | None, most: int | None) -> list[tuple[str, range, Any]]:
     """Where every entry of a table is, its numbers, and the entry.
+
+    ``count`` is the number of layers of a stack or of heads, ``most`` that of the deepest stack, whose numbers are
+    allowed.
 
     Raises:
         ValueError: a key is not a number or a range, is out of range, or overlaps another.
@@ -133,10 +137,10 @@ def _spans(where: str, table: Any, count: int | None) -> list[tuple[str, range, 
         if match is None or (match[3] and int(match[3]) < int(match[1])):
             raise ValueError(f"{where}: {shown(key)} is not allowed; expected a string: '3', '0-3', '8-' or '-2'")
         end = count or ENDLESS
-        first = end - int(match[4]) if match[4] else int(match[1])
-        last = int(match[3]) if match[3] else end - 1 if match[2] or match[4] else first
-        if first < 0 or (count is not None and max(first, last) >= count):
-            raise ValueError(f"{where}: {key!r} is not in the model; expected numbers from 0 to {count - 1}")
+        first = max(0, end - int(match[4])) if match[4] else int(match[1])
+        last = int(match[3]) if match[3] else max(first, end - 1) if match[2] or match[4] else first
+        if most is not None and max(int(match[4] or 0) - 1, first, int(match[3] or 0)) >= most:
+            raise ValueError(f"{where}: {key!r} is not in the model; expected numbers from 0 to {most - 1}")
         for _, other, _ in found:
             if first < other.stop and other.start <= last:
                 raise ValueError(f"{where}: {max(first, other.start)} is in two entries; expected every number once")

@@ -17,7 +17,7 @@ INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 OWN_ATTENTION = re.compile(r"softmax|scaled_dot_product|flash_attn", re.IGNORECASE)
 CLASS_TABLE = re.compile(r"\b[A-Z0-9_]+_ATTENTION_CLASSES\[")
 PLACE = "_semfocus_place"
-"""Attribute of an attention layer that holds its number, and the number of layers."""
+"""Attribute of an attention layer that holds what :func:`place` returns."""
 LEFT_ALONE = {
     "PoolingHead": "one pooled query",
     "AriaCrossAttention": "learned queries that sum up a picture",
@@ -36,25 +36,33 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def number_layers(model: nn.Module, whole: bool = True) -> None:
-    """Note on every attention layer its number, and how many there are in the deepest stack if ``model`` is whole.
+    """Note on every attention layer its :func:`place`; of a ``model`` that is not whole, the number alone.
 
-    The number is its ``layer_idx``, or the first number in its path within its model.
+    The number is its ``layer_idx``, or the first number in its path within its model. The layers of the innermost
+    model, such as an encoder, are a stack.
     """
     models = [f"{path}." if path else "" for path, part in model.named_modules() if isinstance(part, PreTrainedModel)]
     numbers: dict[nn.Module, int] = {}
+    stacks: dict[nn.Module, str] = {}
     for path, module in model.named_modules():
         if uses_interface(type(module)) and not isinstance(module, PreTrainedModel):
-            inner = path.removeprefix(max(filter(path.startswith, models), key=len, default=""))
-            first = next((int(part) for part in inner.split(".") if part.isdecimal()), 0)
+            stacks[module] = stack = max(filter(path.startswith, models), key=len, default="")
+            first = next((int(part) for part in path.removeprefix(stack).split(".") if part.isdecimal()), 0)
             index = getattr(module, "layer_idx", None)
             numbers[module] = index if isinstance(index, int) else first
+    depths: dict[str, int] = {}
     for module, number in numbers.items():
-        setattr(module, PLACE, (number, max(numbers.values()) + 1 if whole else None))
+        depths[stacks[module]] = max(depths.get(stacks[module], 0), number + 1)
+    for module, number in numbers.items():
+        setattr(module, PLACE, (number, *((depths[stacks[module]], max(depths.values())) if whole else (None, None))))
 
 
-def place(layer: nn.Module) -> tuple[int, int | None]:
-    """The number of an attention layer from 0, and how many there are; None where that is unknown."""
-    return getattr(layer, PLACE, None) or (getattr(layer, "layer_idx", None) or 0, None)
+def place(layer: nn.Module) -> tuple[int, int | None, int | None]:
+    """The number of an attention layer from 0, and the numbers of layers of its stack and of the model's deepest.
+
+    The latter two are None where they are unknown.
+    """
+    return getattr(layer, PLACE, None) or (getattr(layer, "layer_idx", None) or 0, None, None)
 
 
 def is_leaf(module: nn.Module) -> bool:
