@@ -131,6 +131,8 @@ def test_layers_go_with_the_attention_of_the_step():
     wrong = FocusSchedule.parse("topk_sparse|2=sdpa")
     with pytest.raises(ValueError, match="layers: '2' is not in the model; expected numbers from 0 to 1"):
         wrong.apply(model, 0, 3)
+    with pytest.raises(ValueError, match=r"layers=\{'0': 'topk_sparse'\} cannot be beside .*'sdpa'; expected one of "):
+        FocusSchedule.parse("sdpa|0=topk_sparse@1>topk_sparse").apply(model, 0, 3)
     free = FocusSchedule.parse("topk_sparse:k=4@1>topk_sparse:k=2")  # names no layers, and leaves them alone
     hf_semfocus.configure(model, "topk_sparse", k=9, layers={"0": "sdpa"})
     for step, k in ((0, 4), (1, 2)):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..mechanisms import names
 from ..messages import shown
 from .parameters import NAME, SETTINGS, SOURCE, parts, stored_settings
 from .settings import TABLES, check_once, is_ours, resolve
@@ -79,10 +80,16 @@ def set_layers(model: nn.Module, layers: Mapping[str, str]) -> None:
     """Give a model the names by layer, beside the parameters it has, where its attention is one of ours.
 
     Raises:
-        ValueError: a layer does not exist, or an attention does not.
+        ValueError: a layer does not exist, or an attention does not, or no part of the model has one of ours.
     """
-    changed = False
-    for config in configurations(model):
+    changed, configs = False, configurations(model)
+    if layers and not any(is_ours(config._attn_implementation) for config in configs):
+        raise ValueError(
+            f"layers={shown(dict(layers))} cannot be beside attn_implementation="
+            f"{configs[0]._attn_implementation!r}; expected one of {', '.join(names())} for the other layers, which "
+            "may be 'sdpa' by number"
+        )
+    for config in configs:
         before = stored_settings(config) or {}
         if is_ours(config._attn_implementation) and before.get("layers", {}) != layers:
             config.__dict__[SETTINGS], changed = {**before, "layers": dict(layers)}, True
