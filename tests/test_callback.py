@@ -104,6 +104,16 @@ def test_a_single_name_is_a_schedule(tmp_path, monkeypatch):
     assert again.config._attn_implementation == "topk_sparse:k=2"
 
 
+def test_a_schedule_may_train_several_models(tmp_path):
+    callback = AttentionSchedule("topk_sparse:k=2")
+    for folder in ("one", "two"):
+        trained = trainer(tmp_path / folder, "sdpa", max_steps=1)
+        trained.pop_callback(AttentionSchedule)
+        trained.add_callback(callback)
+        trained.train()
+        assert trained.model.config._attn_implementation == "topk_sparse:k=2"
+
+
 def test_the_best_model_has_the_attention_it_was_evaluated_with(tmp_path, monkeypatch):
     steps, falling = Steps(monkeypatch), itertools.count(0, -1)
     trained = trainer(

@@ -40,6 +40,7 @@ class AttentionSchedule(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Try every attention, and take that of the first step."""
+        self._now = None  # of another model, or one that was changed since
         first = self.schedule.at(state.global_step, state.max_steps, args.seed)
         for attention in (*self.schedule.attentions, first):
             self._take(model, attention)
