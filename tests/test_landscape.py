@@ -13,8 +13,8 @@ from recipe import bare
 from torch import nn
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
-from hf_semfocus import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, analysis
-from hf_semfocus.analysis.curvature import hessian_product
+from hf_semfocus import SemFocusEncoderConfig, SemFocusEncoderForSequenceClassification, analysis, configure, verify
+from hf_semfocus.analysis.curvature import _by_formula, hessian_product
 from hf_semfocus.data.rows import SequenceRows, TokenRows
 from hf_semfocus.training import causal_lm, classification
 
@@ -320,6 +320,18 @@ def gradient(model, rows, objective, shift):
     loss = sum(objective(model, rows.batch(order[row : row + 1], order[row : row + 1]))[0] for row in order)
     grads = torch.autograd.grad(loss / rows.units(order), list(model.parameters()))
     return torch.cat([grad.flatten() for grad in grads]).numpy()
+
+
+def test_the_copy_has_every_parameter_of_the_model():
+    model = GPT2LMHeadModel(tiny_config("gpt2"))
+    for name, settings in (
+        ("topk_sparse:k=3", {}),
+        ("topk_sparse", {"k": 3, "layers": {"1": "sdpa"}}),
+        ("topk_sparse:k=3", {"heads": {"0": "sdpa"}}),
+    ):
+        configure(model, name, **settings)
+        found = verify(_by_formula(copy.deepcopy(model)), input_ids=torch.ones(1, 5, dtype=torch.long))
+        assert found == verify(model, input_ids=torch.ones(1, 5, dtype=torch.long))
 
 
 def test_fused_kernels_are_refused():

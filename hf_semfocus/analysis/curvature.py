@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.batches import Rows, iterate
-from ..hf.parameters import stored_settings
+from ..hf.parameters import SETTINGS, stored_settings
 from ..hf.settings import is_ours
 from ..hf.switching import configurations
 from .surface import Objective
@@ -125,7 +125,7 @@ def _by_formula(model: Any) -> Any:
     for config in configurations(model):
         name = config._attn_implementation or "eager"
         if is_ours(name):
-            config.semfocus = {**(stored_settings(config) or {}), "backend": "eager"}
+            config.__dict__[SETTINGS] = {**(stored_settings(config) or {}), "backend": "eager"}  # others in the name
         elif name not in DIFFERENTIABLE:
             raise ValueError(
                 f"attn_implementation={name!r} is a fused kernel, which has no second derivative; expected "
