@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -306,6 +307,31 @@ def test_a_set_of_kernels_is_two_functions_and_its_limits(monkeypatch):
             torch.testing.assert_close(ours, true, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match=r"backend 'plain' cannot compute .*dropout_p=0.5; expected none"):
         sparse_attention(q, k, v, "topk_sparse:k=4", dropout_p=0.5, backend="plain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widening(mechanisms.Mechanism):
+    """A band whose width is the number of the head, moved by the draw."""
+
+    step: int = mechanisms.count(80, "positions per head")
+
+    def pattern(self, at):
+        return (at.query - at.key - at.draw).abs() <= self.step * at.head
+
+    def reach(self, at):
+        return torch.arange(at.key.shape[-1])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("heads", [None, (1, 3)])
+@pytest.mark.parametrize("backend", ["flex", "gather", "native"])
+def test_a_pattern_may_depend_on_the_head_and_the_draw(backend, heads):
+    """Of more than a block of flex_attention."""
+    _, made = problem(STATIC[0], None, True, 300)
+    for draw in (0, torch.tensor(1), torch.tensor(100)):
+        this = replace(made.of_heads(heads), draw=draw)
+        ours, true = (BACKENDS[name].attend(Widening(), this)[0] for name in (backend, "eager"))
+        torch.testing.assert_close(ours, true, rtol=0, atol=2e-6)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

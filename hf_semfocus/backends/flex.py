@@ -76,9 +76,10 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
             _at(at.query, b, h, q, zero),
             _at(at.key, b, h, q, j),
             _at(at.length, b, h, q, zero),
-            h,
+            _at(at.head, zero, h, zero, zero),
             at.layer,
             at.causal,
+            at.draw,
         )
         keep = mechanism.pattern(place)
         if mask is not None:
@@ -86,8 +87,10 @@ def _mask(mechanism: Mechanism, problem: Problem) -> BlockMask:
         return keep if limit is None else keep & (j <= limit[q])
 
     batch, heads, queries, keys = problem.shape
+    first = at._replace(query=at.query[..., :1, :], key=at.key[..., :1, :1], length=at.length[..., :1, :])
+    by_head = mechanism.kept_by_position(first).shape[-3:-2] == (heads,)
     shared = (1, 1) if mask is None else mask.shape
-    sizes = (batch if shared[0] > 1 else None, heads if shared[1] > 1 else None)
+    sizes = (batch if shared[0] > 1 else None, heads if shared[1] > 1 or by_head else None)
     make, _ = functions(problem.query.device.type)
     return make(keeps, *sizes, queries, keys, device=problem.query.device)
 

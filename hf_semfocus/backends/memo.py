@@ -39,6 +39,8 @@ def once_per_mask(remembered: int) -> Callable[[Make], Make]:
 
         @wraps(make)
         def recall(mechanism: Mechanism, problem: Problem) -> Any:
+            if isinstance(problem.draw, Tensor):  # drawn for this call alone
+                return make(mechanism, problem)
             mask = seen = problem.visibility.mask
             if seen is not None:
                 if seen.is_inference():  # these do not know their base
