@@ -455,3 +455,13 @@ def test_never_holds_a_full_score_matrix(name, backend, monkeypatch):
         out.sum().backward()
     assert seen.size <= 64 * n
     assert max(saved, default=0) <= 16 * n
+
+
+def test_entmax_is_exact_near_softmax_and_refuses_what_float32_would_round():
+    scores = 3 * torch.randn(4, 200, dtype=torch.float64)
+    near, exact = (
+        mechanisms.build("entmax_sparse:alpha=1.001").normalize(s, s == s) for s in (scores.float(), scores)
+    )
+    torch.testing.assert_close(near.double(), exact, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"alpha=1.0005 is not allowed; expected a finite number at least 1.001 and"):
+        mechanisms.build("entmax_sparse:alpha=1.0005")

@@ -27,10 +27,11 @@ STEPS = 60
 class Entmax(Mechanism):
     """Every query keeps the keys that ``alpha``-entmax gives a positive weight, weighed by it.
 
-    The larger ``alpha``, the fewer. Kept keys score at most ``1 / (alpha - 1)`` below the best one.
+    The larger ``alpha``, the fewer. Kept keys score at most ``1 / (alpha - 1)`` below the best one. Below 1.001,
+    rounding errors of float32 would exceed 1e-5.
     """
 
-    alpha: float = real(1.5, "above 1 (softmax), up to 2 (sparsemax)", above=1.0, maximum=2.0)
+    alpha: float = real(1.5, "above 1 (softmax), up to 2 (sparsemax)", minimum=1.001, maximum=2.0)
 
     def normalize(self, scores: Tensor, keep: Tensor) -> Tensor:
         return entmax(scores, keep, self.alpha)
