@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import CACHE, SPARSE, VOCABULARY, tiny_config
+from conftest import CACHE, STATELESS, VOCABULARY, tiny_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BartConfig, CLIPConfig, T5Config, ViTConfig
@@ -118,7 +118,7 @@ def random_problem(kv_heads, dtype=torch.float64):
 def test_some_heads_of_a_problem_are_those_of_the_whole(heads, kv_heads):
     whole = random_problem(kv_heads)
     part = whole.of_heads(heads)
-    for spec in (*SPARSE, None):
+    for spec in (*STATELESS, None):
         mechanism = Mechanism() if spec is None else mechanisms.build(spec)
         for found, all_heads in zip(*(eager.attend(mechanism, p, True) for p in (part, whole)), strict=True):
             torch.testing.assert_close(found, all_heads[:, list(heads)], rtol=0, atol=1e-13)
