@@ -28,6 +28,8 @@ def test_every_layer_and_head_has_a_row():
         ("model.layers.1.self_attn", "1", "topk_sparse", {"k": 1000, "gradient": "hard"}, 128, 1000, 1000),
     ]
     assert found.rows[1].backend == "sdpa"
+    found = hf_semfocus.describe(model("banded_sparse+topk_sparse", share=0.25))
+    assert found.rows[0].parameters == {**band, "window": 64, "share": 0.25, "gradient": "hard"}
     assert {row.backend for row in found.rows} <= set(BACKENDS)
 
 

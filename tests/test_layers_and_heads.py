@@ -410,6 +410,8 @@ def test_a_card_lists_every_attention():
     for mechanism in ("topk_sparse", "bottomk_sparse", "banded_sparse", "random_sparse"):
         assert f"**`{mechanism}`**" in text
     assert "| `full, topk_sparse:k=3, bottomk_sparse:k=2` | 1 |" in text
+    assert "| `share` | 0.25 |" in (of_share := model_card(model("gpt2", {}, "topk_sparse:share=0.25"), "me/share"))
+    assert "| `k` |" not in of_share
 
 
 def test_parts_have_tables_of_their_own(tmp_path):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from .. import backends
 from ..attention.problem import Problem
 from ..attention.visibility import Visibility
-from ..mechanisms import Mechanism, parameters
+from ..mechanisms import Mechanism
 from ..tables import html_table, markdown_table
 from . import observe
 from .support import verify
@@ -31,7 +31,7 @@ class Row:
         layer: path of the module.
         heads: their numbers from 0, such as ``0-3, 5``, or ``all``.
         mechanism: its name; ``full`` keeps all keys.
-        parameters: of the mechanism, all stated.
+        parameters: of the mechanism, all that are in force.
         backend: what computes a training step of one sequence of 1,024 tokens, without dropout, on the model's
             device; None for a layer that computes its attention itself.
         keys: the most keys that a query keeps, by the number of tokens.
@@ -101,7 +101,7 @@ def describe(model: PreTrainedModel, **inputs: Any) -> Attentions:
 
 
 def _row(path: str, heads: str, mechanism: Mechanism, backend: str | None) -> Row:
-    values = {name: getattr(mechanism, name) for name in parameters(type(mechanism))}
+    values = {name: getattr(mechanism, name) for name in mechanism.in_force}
     budgets = {length: mechanism.budget(length) for length in LENGTHS}
     keys = {length: length if most is None else most for length, most in budgets.items()}
     return Row(path, heads, mechanism.name, values, backend, keys)

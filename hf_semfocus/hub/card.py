@@ -153,7 +153,7 @@ def _explain(mechanism: Mechanism) -> dict[str, Any]:
     cls = type(mechanism)
     sentence = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
     fields = mechanisms.fields(cls)
-    rows = [(name, getattr(mechanism, name), fields[name].metadata["meaning"]) for name in mechanisms.parameters(cls)]
+    rows = [(name, getattr(mechanism, name), fields[name].metadata["meaning"]) for name in mechanism.in_force]
     return {"name": mechanism.name, "sentence": sentence, "parameters": rows}
 
 

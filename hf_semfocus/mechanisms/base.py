@@ -99,11 +99,16 @@ class Mechanism:
     def spec(self) -> str:
         """The mechanism with its parameters as one string, e.g. ``topk_sparse:k=8``."""
         cls, quiet = type(self), implied(type(self))
-        said = [n for n in parameters(cls) if n not in quiet or getattr(self, n) != getattr(cls, n)]
-        used = [n for n in self.alternatives[1:] if n in said] or self.alternatives[:1]
-        said = [n for n in said if n in used or n not in self.alternatives]
+        said = [n for n in self.in_force if n not in quiet or getattr(self, n) != getattr(cls, n)]
         stated = ",".join([f"{name}={getattr(self, name)}" for name in said])
         return f"{self.name}:{stated}" if stated else self.name
+
+    @property
+    def in_force(self) -> list[str]:
+        """Names of the parameters, of :attr:`alternatives` only the one that counts."""
+        cls, others = type(self), self.alternatives[1:]
+        used = [n for n in others if getattr(self, n) != getattr(cls, n)] or self.alternatives[:1]
+        return [n for n in parameters(cls) if n in used or n not in self.alternatives]
 
     def anchored(self, causal: bool) -> bool:
         """Whether kept keys depend on where the sequence starts or ends, not on distances or scores alone."""
