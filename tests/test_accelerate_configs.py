@@ -189,7 +189,14 @@ def test_deepspeed_plugin():
 # ---- launched
 
 
-@pytest.mark.parametrize(("name", "environment"), [("cpu", {}), ("multi_cpu", {"ACCELERATE_USE_CPU": "true"})])
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("cpu", {}),
+        # test_pretrain_recipe launches the recipe with it
+        pytest.param("multi_cpu", {"ACCELERATE_USE_CPU": "true"}, marks=pytest.mark.slow),
+    ],
+)
 def test_cpu_launch(tmp_path, name, environment):
     (tmp_path / "processes.py").write_text(PROCESSES)
     count = EXPECTED[name][1]

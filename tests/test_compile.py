@@ -35,7 +35,15 @@ def model(family, spec):
     return AutoModelForCausalLM.from_config(tiny_config(family, num_hidden_layers=1), attn_implementation=spec).eval()
 
 
-@pytest.mark.parametrize(("family", "spec"), zip(["gpt2", "llama", "llama", "gpt2"], LISTED, strict=True))
+@pytest.mark.parametrize(
+    ("family", "spec"),
+    [
+        ("gpt2", LISTED[0]),
+        pytest.param("llama", LISTED[1], marks=pytest.mark.slow),
+        ("llama", LISTED[2]),
+        pytest.param("gpt2", LISTED[3], marks=pytest.mark.slow),
+    ],
+)
 def test_models_keep_the_kernels(family, spec):
     """Forward and backward, in one graph for all lengths but the first, with and without padding."""
     plain, graphs = model(family, spec), Graphs()
@@ -148,7 +156,7 @@ def test_operators_are_as_they_declare(extras):
     torch.library.opcheck(operators.attend_backward, (*given, extras, extras))
 
 
-@pytest.mark.parametrize("spec", LISTED[::2])
+@pytest.mark.parametrize("spec", LISTED)
 def test_export_holds_the_kernels(spec):
     class Attend(torch.nn.Module):
         def forward(self, query, key, value):

@@ -186,6 +186,7 @@ def test_killed_again_and_again(scene, tmp_path):
     scene.check(tmp_path)
 
 
+@CLM_IS_SLOW
 def test_terminated_again_and_again(scene, tmp_path):
     last = len(timeless(scene.whole)) // 2
     for faults, records in (
@@ -285,6 +286,7 @@ def test_launched_processes_are_terminated(tmp_path, processes, whom):
     scene.check(tmp_path / "cut", tmp_path / "whole")
 
 
+@CLM_IS_SLOW
 def test_damaged_checkpoints_give_way_to_those_before(scene, tmp_path):
     def flip(path):
         content = path.read_bytes()

@@ -6,7 +6,6 @@ import math
 import re
 import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import recipe
 import torch
 import yaml
-from conftest import PATIENCE, tiny_config
+from conftest import tiny_config
 from faults import Life, Strike, kill
 from peft import PeftModel
 from recipe import CLOCKED, timeless
@@ -319,9 +318,8 @@ def test_two_processes_equal_one(tmp_path, make):
     args = [*make("sequence", "bert"), *LORA, *TWO, "--max_steps", "5", "--swap", "topk_sparse", "--swap_k", "2"]
     # 43 = 8 * 5 + 3 and 23 = 3 * 7 + 2
     finetune.main([*args, "--output_dir", str(tmp_path / "one")])
-    two = command(*args, "--output_dir", tmp_path / "two", launch=["--num_processes", "2", "--cpu"])
-    done = subprocess.run(**two, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
+    two = Life("finetune", [*args, "--output_dir", tmp_path / "two"], world=2, log=tmp_path / "life")
+    assert two.end() == [0, 0], two.errors
     for name in ("metrics.jsonl", "swap.jsonl"):
         one, two = read(tmp_path / "one" / name), read(tmp_path / "two" / name)
         assert len(one) == len(two) == 2

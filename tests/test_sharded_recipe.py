@@ -4,16 +4,19 @@ Sums of float32 in another order differ by some 1e-7 of a loss, which ten to thi
 for that and for nothing else.
 """
 
+import os
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
 from conftest import PATIENCE
+from faults import Life
 from recipe import assert_close
-from test_pretrain_recipe import ROOT, TWO_PROCESSES, command, pretrain, timeless
+from test_pretrain_recipe import ROOT, command, pretrain, timeless
 from transformers import AutoModelForSequenceClassification
+
+from hf_semfocus.training.checkpoint import Checkpoints
 
 SHARDED = ["--config_file", str(ROOT / "recipes" / "accelerate" / "fsdp2.yaml"), "--mixed_precision", "no"]
 SHARDED += ["--main_process_port", "0", "--num_processes"]
@@ -24,22 +27,26 @@ ARGS += ["--optimizer", "adamw", "--learning_rate", "1e-2", "--dropout", "0", "-
 ARGS += ["--save_steps", "2", "--gradient_accumulation_steps", "2", "--logging_steps", "1"]
 # the recipe, which dies when it has written the checkpoint of step 7
 DYING = f"""
-import os, sys
+import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from test_pretrain_recipe import pretrain
-from hf_semfocus.training.checkpoint import Checkpoints
+from test_sharded_recipe import die_after_step_7, pretrain
 
-save = Checkpoints.save
-
-def fatal(self, accelerator, progress):
-    save(self, accelerator, progress)
-    if progress.step >= 7:
-        accelerator.wait_for_everyone()
-        os._exit(7)
-
-Checkpoints.save = fatal
+die_after_step_7()
 pretrain.main(sys.argv[1:])
 """
+
+
+def die_after_step_7():
+    """Let this process die when it has written that checkpoint."""
+    save = Checkpoints.save
+
+    def fatal(self, accelerator, progress):
+        save(self, accelerator, progress)
+        if progress.step >= 7:
+            accelerator.wait_for_everyone()
+            os._exit(7)
+
+    Checkpoints.save = fatal
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +100,12 @@ def test_sharded_run_of_two_resumes_on_another_number_of_processes(tmp_path, one
 
 
 def test_run_of_one_resumes_on_two(tmp_path, one):
-    (tmp_path / "dying.py").write_text(DYING)
-    arguments = command(*ARGS, "--output_dir", tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, tmp_path / "dying.py", *arguments["args"][4:]], env=arguments["env"], check=False
-    )
-    assert done.returncode == 7
-    done = launch(tmp_path / "run", TWO_PROCESSES, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "written by 1 processes, and there are 2" in re.sub(r"\s+", " ", done.stderr)
+    args = [*ARGS, "--output_dir", tmp_path / "run"]
+    dying = Life("pretrain", args, die_after_step_7, log=tmp_path / "dying")
+    assert dying.end() == [7], dying.errors
+    resumed = Life("pretrain", [*args, "--resume"], world=2, log=tmp_path / "resumed")
+    assert resumed.end() == [0, 0], resumed.errors
+    assert "written by 1 processes, and there are 2" in re.sub(r"\s+", " ", resumed.err.read_text())
     check(tmp_path / "run", one, 2)
 
 
