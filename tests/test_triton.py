@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import given, settings, st
 from torch._dynamo.backends.registry import lookup_backend
 
 import hf_semfocus
@@ -196,66 +195,6 @@ def test_both_ends_and_any_number_of_keys(name, k, poisoned_memory):
 
 
 @runs_kernels
-@settings(max_examples=25)
-@given(
-    queries=st.integers(1, 40),
-    keys=st.integers(1, 70),
-    heads=st.sampled_from([(1, 1), (2, 1), (4, 2)]),
-    k=st.integers(1, 24),
-    sign=st.sampled_from([1, -1]),
-    causal=st.booleans(),
-    masked=st.sampled_from(["none", "keys", "pairs"]),
-    spread=st.integers(0, 2),
-    seed=st.integers(0, 10_000),
-)
-def test_selects_exactly_what_the_definition_does(queries, keys, heads, k, sign, causal, masked, spread, seed):
-    """Small integers make many exact ties, all of which the later keys win; without spread all scores are equal."""
-    torch.manual_seed(seed)
-    shape = {"none": None, "keys": (1, 1, 1, keys), "pairs": (1, heads[0], queries, keys)}[masked]
-    mask = None if shape is None else torch.rand(shape) < 0.7
-    at = problem(1, *heads, queries, keys, dim=3, causal=causal, mask=mask, scale=0.5)
-    whole = [torch.randint(-spread, spread + 1, t.shape, device=DEVICE).to(t.dtype) for t in (at.query, at.key)]
-    at = changed(at, query=whole[0], key=whole[1])
-    assert torch.equal(selected(at, k, sign), expected(at, k, sign))
-
-
-@runs_kernels
-def test_candidates_beyond_the_buffer():
-    """All the highest scores in one group of columns, so that the groups' maxima bound them badly."""
-    at = problem(batch=1, heads=1, queries=20, keys=600, dim=16, causal=True)
-    with torch.no_grad():
-        at.key[:, :, ::128] += at.query.mean(2, keepdim=True) * 100
-        at.key[:, :, ::16] += at.query.mean(2, keepdim=True) * 50
-        at.query.copy_(at.query.round())
-        at.key.copy_(at.key.round())
-    assert torch.equal(selected(at, 12), expected(at, 12))
-
-
-@pytest.mark.skipif(not INTERPRETED, reason="replaces parts of kernels")
-def test_a_bound_that_other_rounding_makes_too_high_loses_no_candidate(monkeypatch):
-    """Scores of the pass that bounds may be larger than those of the pass that marks."""
-    from hf_semfocus.backends.lists.triton import candidates
-
-    original = candidates.bound
-    monkeypatch.setattr(candidates, "bound", lambda *given: original(*given) + 0.5)
-    at = problem(batch=1, queries=30, keys=60, dim=16, causal=True)
-    with torch.no_grad():
-        at.query.copy_((at.query * 20).round())
-        at.key.copy_((at.key * 20).round())
-    assert torch.equal(selected(at, 5), expected(at, 5))
-
-
-@runs_kernels
-def test_candidates_among_many_keys():
-    """More than 32 tiles of keys, whose marks need more than one word."""
-    at = problem(batch=1, queries=10, keys=560, dim=16, causal=True)
-    with torch.no_grad():
-        at.query.copy_((at.query * 20).round())
-        at.key.copy_((at.key * 20).round())
-    assert torch.equal(selected(at, 5), expected(at, 5))
-
-
-@runs_kernels
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
     from hf_semfocus.backends.lists.triton import common
@@ -271,18 +210,6 @@ def test_entries_are_gathered_a_few_at_a_time(dropout_p, monkeypatch):
         found.append([out, *torch.autograd.grad(out, leaves(at), grad)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
-
-
-@runs_kernels
-def test_heads_are_worked_on_a_few_at_a_time(monkeypatch):
-    from hf_semfocus.backends.lists.triton import selection
-
-    at = problem(causal=True)
-    whole = selected(at, 6)
-    # three of the four heads, then the last; two tiles of 32 x 16 marks, and per query 16 candidates and scores
-    monkeypatch.setattr(selection, "BUFFER_WORDS", 3 * (2 * 32 * 16 + 37 * 32))
-    assert torch.equal(selected(at, 6), whole)
-    assert torch.equal(whole, expected(at, 6))
 
 
 @runs_kernels
