@@ -402,7 +402,7 @@ def test_memory_of_a_mechanism_from_outside_is_measured_where_it_is_registered(t
     """
     (tmp_path / "outside.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
-    case = replace(TINY, mechanism="outside_sparse")
+    case = replace(TINY, mechanism="banded_sparse:window=2+outside_sparse")
 
     def in_a_process_that_knows_it_not_yet(command, **options):
         del registry._REGISTRY["outside_sparse"], sys.modules["outside"]

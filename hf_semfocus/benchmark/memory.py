@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..mechanisms import get
+from ..mechanisms import base_name, get
 from ..memory import peak_megabytes, reset_peak
 from .cases import Case
 from .contestants import chosen, contestants
@@ -67,7 +67,7 @@ def peak_in_own_process(
     """
     request = {
         "case": asdict(case),
-        "registered_by": get(case.mechanism.partition(":")[0]).__module__,
+        "registered_by": sorted({get(name).__module__ for name in base_name(case.mechanism).split("+")}),
         "contestant": contestant,
         "backend": backend,
         "device": device,
@@ -95,7 +95,8 @@ def main() -> None:
 
 def probe(request: dict[str, Any]) -> dict[str, float]:
     """Measure a request of :func:`peak_in_own_process`."""
-    import_module(request["registered_by"])  # a mechanism may be defined outside of this package
+    for module in request["registered_by"]:  # a mechanism may be defined outside of this package
+        import_module(module)
     case, device = Case(**request["case"]), torch.device(request["device"])
     torch.set_num_threads(request["threads"])
     inputs = Inputs.of(case, device)
