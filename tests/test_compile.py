@@ -11,7 +11,7 @@ from hf_semfocus.backends.lists.native import build, operators
 
 pytestmark = pytest.mark.skipif(isinstance(missing := build.load(), str), reason=f"no compiled kernels: {missing}")
 LISTED = ["topk_sparse:k=3", "bottomk_sparse:k=3", "banded_sparse:window=4,num_global_tokens=1"]
-LISTED.append("strided_sparse:window=2,stride=5")
+LISTED += ["strided_sparse:window=2,stride=5", "banded_sparse:window=3+topk_sparse:k=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,7 @@ def model(family, spec):
         pytest.param("llama", LISTED[1], marks=pytest.mark.slow),
         ("llama", LISTED[2]),
         pytest.param("gpt2", LISTED[3], marks=pytest.mark.slow),
+        ("llama", LISTED[4]),
     ],
 )
 def test_models_keep_the_kernels(family, spec):

@@ -100,6 +100,11 @@ class Problem:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         return scores if bias is None else scores + bias
 
+    def among(self, keys: Tensor) -> Problem:
+        """The same problem with no other keys than ``keys``, bool that broadcasts to the scores."""
+        seen = self.visibility
+        return replace(self, visibility=replace(seen, mask=keys if seen.mask is None else seen.mask & keys))
+
     def of_heads(self, heads: tuple[int, ...] | None) -> Problem:
         """The same problem for some of its query heads, with the key heads that they share; None for all."""
         if heads is None:

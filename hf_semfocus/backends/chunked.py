@@ -34,9 +34,12 @@ def attend(mechanism: Mechanism, problem: Problem, return_weights: bool = False)
     return torch.cat(outputs, 2), torch.cat(weights, 2) if return_weights else None
 
 
-def chunks(problem: Problem) -> Iterator[Problem]:
-    """``problem`` in chunks of queries with at most ``CHUNK_SCORES`` scores, or one query each."""
+def chunks(problem: Problem, planes: int | None = None) -> Iterator[Problem]:
+    """``problem`` in chunks of queries with at most ``CHUNK_SCORES`` scores, or one query each.
+
+    ``planes`` is the number of matrices ``[queries, keys]`` that are computed: ``batch * heads`` by default.
+    """
     batch, heads, queries, keys = problem.shape
-    step = max(1, CHUNK_SCORES // max(1, batch * heads * keys))
+    step = max(1, CHUNK_SCORES // max(1, (batch * heads if planes is None else planes) * keys))
     for start in range(0, queries, step):
         yield problem.rows(start, min(start + step, queries))

@@ -64,6 +64,11 @@ class Limits:
     package: tuple[str, str] | None = None
     load: Callable[[], object] | None = None
 
+    def finds(self, mechanism: Mechanism, problem: Problem) -> bool:
+        """Whether ``select`` of these kernels finds the keys of a selection."""
+        asked = mechanism.asks(problem)
+        return asked is not None and (self.max_selected is None or asked <= self.max_selected)
+
     def allow(self, mechanism: Mechanism, problem: Problem, return_weights: bool = False) -> bool:
         """Whether the backend can compute ``problem`` outside of tracing; formats no messages."""
         return next(self._exceeded(mechanism, problem, return_weights), None) is None
@@ -109,7 +114,7 @@ class Limits:
                         f"{mechanism.spec} selects up to {keys} keys by score; expected at most {self.max_selected}"
                     )
                 )
-        if self.keeps == "lists" and torch.compiler.is_compiling() and _chosen_by_data(mechanism, problem):
+        if self.keeps == "lists" and torch.compiler.is_compiling() and self._chosen_by_data(mechanism, problem):
             yield lambda: f"torch.compile cannot trace how {mechanism.spec} finds its keys"
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
             yield lambda: f"{mechanism.name} has weights of its own; expected softmax"
@@ -140,6 +145,12 @@ class Limits:
         if self.recomputes and torch.is_grad_enabled() and is_transforming():
             yield lambda: "torch.func cannot differentiate what is computed again in the backward pass"
 
+    def _chosen_by_data(self, mechanism: Mechanism, problem: Problem) -> bool:
+        """Whether the sizes of the lists, or the dense rows, depend on more than shapes and parameters."""
+        if mechanism.selects and not self.finds(mechanism, problem):
+            return True
+        return mechanism.positional and mechanism.sees_all(problem.positions()) is not None
+
 
 @torch.compiler.assume_constant_result
 def _is_installed(package: str) -> bool:
@@ -154,13 +165,6 @@ def budget(mechanism: Mechanism, length: int) -> int | None:
 @lru_cache(maxsize=1024)
 def _remembered(mechanism: Mechanism, length: int) -> int | None:
     return mechanism.budget(length)
-
-
-def _chosen_by_data(mechanism: Mechanism, problem: Problem) -> bool:
-    """Whether the sizes of the lists, or the dense rows, depend on more than shapes and parameters."""
-    if mechanism.selects:
-        return not mechanism.selects_by_score
-    return mechanism.sees_all(problem.positions()) is not None
 
 
 def _name(dtype: torch.dtype) -> str:

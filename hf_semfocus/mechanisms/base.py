@@ -16,7 +16,7 @@ backend may process any chunk of queries, and decoding with a cache equals the f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -26,10 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.positions import Positions
+from ..attention.problem import Problem
 from ..attention.selection import highest
 from .declare import implied, parameters
 
 STRAIGHT_THROUGH = "straight_through"
+
+Select = Callable[[Problem, int, int], Tensor]
+"""``select`` of a set of kernels, see :class:`hf_semfocus.backends.lists.Kernels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class Mechanism:
     """How the selection is differentiated, see :class:`.by_score.ByScore`."""
     differentiable_selection: ClassVar[bool] = False
     """Whether ``priority`` is computed with gradients and passed to ``normalize`` as a third argument."""
+    static: ClassVar[Mechanism | None] = None
+    """The static pattern whose keys are kept beside those of the selection; None without."""
     state: ClassVar[nn.Module | None] = None
     """In ``priority`` and ``normalize``: what ``create_state`` returned for the layer; None without parameters."""
 
@@ -158,6 +164,17 @@ class Mechanism:
         """
         priority = self.ranked(scores, at)
         return allowed if priority is None else highest(priority, allowed, self.k)
+
+    def asks(self, problem: Problem) -> int | None:
+        """The most keys of a query that :meth:`find` asks ``select`` for; None if the selection needs all scores."""
+        return min(self.k, problem.shape[3]) if self.selects_by_score else None
+
+    def find(self, problem: Problem, select: Select) -> Tensor:
+        """The keys that the selection keeps, by kernels that hold no matrix of scores; see :meth:`asks`.
+
+        Returns: lists of columns, int32 ``[batch, heads, queries, slots]``, -1 in empty slots.
+        """
+        return select(problem, self.asks(problem), self.by_score)
 
     def normalize(self, scores: Tensor, keep: Tensor) -> Tensor:
         """Softmax over the kept keys; exact zeros elsewhere, so a row that keeps nothing is all zeros."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
-from .base import Mechanism
+from ..attention.problem import Problem
+from .base import Mechanism, Select
 from .declare import fields, parameters
 
 
@@ -28,6 +29,7 @@ class Union(Mechanism):
         parts: the parts.
         patterns: those of them that are static.
         selection: the one that is not; None if all are.
+        static: what the patterns keep beside the selection; None without a selection.
     """
 
     kinds: ClassVar[tuple[type[Mechanism], ...]] = ()
@@ -39,6 +41,10 @@ class Union(Mechanism):
         set_once("parts", tuple(parts))
         set_once("patterns", tuple(part for part in parts if not part.selects))
         set_once("selection", next((part for part in parts if part.selects), None))
+        if self.selects:
+            kinds = tuple(map(type, self.patterns))
+            params = {name: getattr(self, name) for kind in kinds for name in parameters(kind)}
+            set_once("static", (union(kinds) if len(kinds) > 1 else kinds[0])(**params))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _again, (self.kinds, {name: getattr(self, name) for name in parameters(type(self))})
@@ -89,6 +95,12 @@ class Union(Mechanism):
             return allowed
         always = self._always(at)
         return (allowed & always) | self.selection.choose(scores, allowed & ~always, at)
+
+    def asks(self, problem: Problem) -> int | None:
+        return self.selection.asks(problem) if self.selects and not self.selection.positional else None
+
+    def find(self, problem: Problem, select: Select) -> Tensor:
+        return self.selection.find(problem.among(~self._always(problem.positions())), select)
 
     def _always(self, at: Positions) -> Tensor:
         return reduce(torch.logical_or, [part.kept_by_position(at) for part in self.patterns])

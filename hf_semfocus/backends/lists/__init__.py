@@ -1,6 +1,6 @@
 """Attention over lists of keys: one pipeline for all sets of kernels, in O(n k) memory.
 
-    make    the lists, by the kernels' ``select`` where keys are chosen by score alone
+    make    the lists, by the kernels' ``select`` where a mechanism finds its keys by it
     attend  over the lists, with the bias at them, by the kernels' ``attend``
     fill    the few rows that keep every key, by the formula
 
@@ -73,7 +73,7 @@ class ListBackend:
     ) -> tuple[Tensor, Tensor | None]:
         """See :func:`hf_semfocus.backends.attend`."""
         kernels, problem = self.kernels, _laid_out(problem, self.kernels.UPCAST)
-        index, dense = make(mechanism, problem, kernels.select)
+        index, dense = make(mechanism, problem, kernels.select if self.LIMITS.finds(mechanism, problem) else None)
         bias = problem.bias
         if bias is not None:
             bias = take(bias, index.expand(*problem.shape[:2], -1, -1)).contiguous()

@@ -7,7 +7,6 @@ within their reach alone; queries that see all keys have empty lists, see :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 from ...attention.problem import Problem
 from ...attention.selection import highest_index
 from ...mechanisms import Mechanism
+from ...mechanisms.base import Select
 from ..chunked import chunks
 from ..memo import once_per_mask
 from . import wide
@@ -34,16 +34,22 @@ class Lists(NamedTuple):
     dense: wide.WideRows | None = None
 
 
-def make(mechanism: Mechanism, problem: Problem, select: Callable[[Problem, int, int], Tensor] | None = None) -> Lists:
-    """The lists of ``mechanism``, by ``select`` (see :class:`.Kernels`) where it chooses keys by score alone."""
+def make(mechanism: Mechanism, problem: Problem, select: Select | None = None) -> Lists:
+    """The lists of ``mechanism``; of a selection by ``select``, or by all scores of a chunk of queries without."""
     with torch.no_grad():
         if not mechanism.selects:
             return (_static_in_graph if torch.compiler.is_compiling() else _static)(mechanism, problem)
-        if select is None or not mechanism.selects_by_score:
+        if select is None:
             index = torch.cat([_pick(mechanism, chunk) for chunk in chunks(problem)], 2)
             sees_all = mechanism.sees_all(problem.positions()) if mechanism.positional else None
             return Lists(index, None if sees_all is None else wide.rows(sees_all, problem))
-        return Lists(select(problem, min(mechanism.k, problem.shape[3]), mechanism.by_score))
+        if mechanism.static is None:
+            return Lists(mechanism.find(problem, select))
+        always, dense = make(mechanism.static, problem)
+        mask = problem.visibility.mask
+        parts = [problem] if torch.compiler.is_compiling() else chunks(problem, 1 if mask is None else mask.shape[0])
+        found = torch.cat([mechanism.find(part, select) for part in parts], 2)
+        return Lists(torch.cat([always.expand(*found.shape[:3], -1), found], -1), dense)
 
 
 def take(bias: Tensor, index: Tensor) -> Tensor:
