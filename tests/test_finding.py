@@ -19,6 +19,10 @@ FOUND = [
     "sink_sparse:first=2+banded_sparse:window=3+bottomk_sparse:k=7",
     "strided_sparse:window=2,stride=7+topk_sparse:k=60",
     "banded_sparse:window=3,num_global_tokens=2+topk_sparse:k=3",
+    "block_topk_sparse:block_size=4,k=3",
+    "block_topk_sparse:block_size=7,k=2",
+    "block_topk_sparse:block_size=16,k=1",
+    "block_topk_sparse:block_size=3,k=30",
 ]
 
 

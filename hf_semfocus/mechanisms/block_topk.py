@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
+from ..attention.problem import Problem
 from ..attention.selection import highest
+from .base import Select
+from .block_means import find_blocks, fits
 from .by_score import ByScore
 from .declare import count
 from .registry import register
@@ -43,8 +46,15 @@ class BlockTopK(ByScore):
         empty = scores.new_zeros(*scores.shape[:-1], blocks)
         seen = empty.scatter_add(-1, block, allowed.to(scores.dtype))
         mean = empty.scatter_add(-1, block, scores.masked_fill(~allowed, 0.0)) / seen.clamp(min=1)
-        own = at.query // self.block_size == torch.arange(blocks, device=scores.device)
+        own = at.query.clamp(min=0) // self.block_size == torch.arange(blocks, device=scores.device)
         return highest(mean.masked_fill(own, torch.inf), seen > 0, self.k).gather(-1, block) & allowed
+
+    def asks(self, problem: Problem) -> int | None:
+        replaced = type(self).choose is not BlockTopK.choose
+        return None if replaced or not fits(problem) else min(self.k - 1, -(-problem.shape[3] // self.block_size))
+
+    def find(self, problem: Problem, select: Select) -> Tensor:
+        return find_blocks(problem, self.k, self.block_size, select)
 
     def budget(self, length: int) -> int:
         return min(self.k * self.block_size, length)
