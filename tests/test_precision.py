@@ -36,10 +36,8 @@ def test_half_precision(family, how, dtype):
     assert not torch.allclose(outs[SPARSE, "auto"], outs["sdpa", None], rtol=0.1, atol=0.1)
 
 
-# T5's decoder adds gradients of the encoder's output in another order there, with sdpa, too
-@pytest.mark.parametrize(
-    ("family", "reentrant"), [(f, r) for f in FAMILIES for r in (False, True) if (f, r) != ("t5", True)]
-)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", [SPARSE, "random_sparse:k=3", "banded_sparse:window=3"])
 def test_gradient_checkpointing_is_bit_equal(family, name, reentrant):
     dropout = {"gpt2": "attn_pdrop", "llama": "attention_dropout", "bert": "attention_probs_dropout_prob"}
@@ -52,7 +50,10 @@ def test_gradient_checkpointing_is_bit_equal(family, name, reentrant):
         model(**inputs(family, labels=True)).loss.backward()
         gradients.append({key: value.grad for key, value in model.named_parameters()})
     for key, expected in gradients[0].items():
-        assert torch.equal(gradients[1][key], expected), key
+        if family == "t5":  # which adds gradients of shared weights in another order, with sdpa and eager, too
+            torch.testing.assert_close(gradients[1][key], expected, rtol=1e-4, atol=1e-5)
+        else:
+            assert torch.equal(gradients[1][key], expected), key
 
 
 class Int8(nn.Module):

@@ -46,7 +46,7 @@ def test_a_part_without_the_interface_is_refused_unless_left_out():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("topk_spars", r"topk_spars.* is not supported.*hf_semfocus adds banded_sparse, .*topk_sparse"),
+        ("topk_spars", r"topk_spars.* is not supported.*hf_semfocus adds asentmax_sparse, .*topk_sparse"),
         ("topk_sparse:k=0", "k=0 is not allowed; expected an integer of at least 1"),
         ("topk_sparse:k=1.5", "k=1.5"),
         ("topk_sparse:window=3", "no parameter 'window'"),

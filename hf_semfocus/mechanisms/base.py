@@ -215,6 +215,8 @@ class Mechanism:
         with nullcontext() if self.differentiable_selection else torch.no_grad():
             if (pattern := self.kept_by_position(at)) is not None:
                 allowed = allowed & pattern
+            if not self.selects:
+                return allowed, None
             if self.differentiable_selection:
                 priority = self.ranked(scores, at)
                 return highest(priority.detach(), allowed, self.k), priority
