@@ -5,6 +5,7 @@ Needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,17 +136,18 @@ def swap(
     placed = [{**point, "keys": keys[point["attention"]]} for point in points if keys[point["attention"]] is not None]
     placed.sort(key=lambda point: point["keys"])
     stars = [{**point, "keys": keys[point["attention"]]} for point in tuned if keys[point["attention"]] is not None]
-    family = lambda point: point["attention"].partition(":")[0]  # noqa: E731
+    family = lambda point: re.sub(r"=[^,+]*", "", point["attention"])  # noqa: E731
     for index, name in enumerate(dict.fromkeys(map(family, placed))):
         color = COLORS[index % len(COLORS)]
         grid, low, middle, high = band([point for point in placed if family(point) == name], "keys", metric)
-        axis.plot(grid, middle, marker="o", label=name, color=color)
+        style = STYLES[index // len(COLORS) % len(STYLES)]
+        axis.plot(grid, middle, marker="o", label=name, color=color, linestyle=style)
         axis.fill_between(grid, low, high, alpha=0.2, color=color, linewidth=0)
         own = [(p["keys"], p[metric]) for p in stars if family(p) == name and p[metric] is not None]
         if own:
             axis.scatter(*zip(*own, strict=True), marker="*", s=120, color=color, label=f"fine-tuned with {name}")
     if placed:
-        ticks = sorted({point["keys"] for point in placed})
+        ticks = _apart(sorted({point["keys"] for point in placed}))
         axis.set_xscale("log")
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
@@ -159,5 +161,14 @@ def swap(
     axis.set_ylabel(quantities()[metric].label)
     axis.set_title(title)
     axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=120)
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _apart(ticks: Sequence[int]) -> list[int]:
+    """Those of increasing ``ticks`` that have room for their numbers on a logarithmic axis."""
+    found: list[int] = []
+    for tick in ticks:
+        if not found or tick >= 1.2 * found[-1]:
+            found.append(tick)
+    return found
