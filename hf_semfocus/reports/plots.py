@@ -127,7 +127,7 @@ def swap(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure(figsize=(7, 5))
+    figure = new_figure(figsize=(10, 5))
     axis, metric = figure.subplots(), swap_metric(points)
     dense = points[0]["attention"]
     level = [point[metric] for point in points if point["attention"] == dense and point[metric] is not None]
