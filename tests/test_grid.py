@@ -90,10 +90,10 @@ def test_the_name_of_a_point_follows_all_that_is_in_force():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, 2]", "expected about, joins, command, defaults, grid"),
-        ("grid: 3", "grid is a list"),
+        ("[1, 2]", "holds a list; expected about, joins, command, defaults, grid"),
+        ("grid: 3", "grid=3; expected about"),
         ("grid: [3]", "block 1: 3"),
-        ("grid: []\nextra: 1", "expected about"),
+        ("grid: []\nextra: 1", "is not a grid, as it has extra; expected about"),
         ("grid: [{task: x}]", "block 1, {'task': 'x'}: no such task"),
         ("grid: [{task: x, output_dir: y}]", "block 1: output_dir is set by the sweep"),
         ("{grid: [{task: x}], defaults: {resume: true}}", "block 1: resume is set by the sweep"),

@@ -185,3 +185,10 @@ def test_the_page_of_other_folders(tmp_path, capfd):
     assert cells(text, "parity")["eager"]["runs"] == "0 of 1"
     assert (tmp_path / "page" / "one.png").stat().st_size > 1000
     assert "options" not in text
+
+
+@pytest.mark.parametrize("name", ["grids", "results", "page"])
+def test_a_folder_that_is_missing_is_named(tmp_path, name):
+    folders = {"grids": tmp_path, "results": tmp_path, "page": tmp_path / "page.md", name: tmp_path / "no" / "such"}
+    with pytest.raises(ValueError, match=f"{name}=.*: no folder .*; expected an existing one"):
+        results.main([text for key, value in folders.items() for text in (f"--{key}", str(value))])

@@ -40,6 +40,8 @@ class CompareOptions:
         for name, least in (("tokens", 1), ("block_size", 4), ("cpu_threads", 1)):
             check_at_least(name, getattr(self, name), least)
         names_of(self.attention)
+        if self.output_dir is not None and Path(self.output_dir).is_file():
+            raise ValueError(f"output_dir={self.output_dir!r} is a file; expected a folder")
         if self.model is None:
             raise ValueError("model=None; expected a folder, or a name on the Hub")
 

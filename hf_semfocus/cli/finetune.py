@@ -3,8 +3,7 @@
     semfocus finetune --model CHECKPOINT --dataset reviews.csv --attention sdpa topk_sparse:k=8
     semfocus finetune --model CHECKPOINT --dataset reviews.csv --peft lora --lora_r 16
     semfocus finetune --task token --model CHECKPOINT --dataset names.jsonl
-    semfocus finetune --task clm --model CHECKPOINT --dataset book.txt --swap topk_sparse \
-        --swap_k 4 16 64 --swap_only
+    semfocus finetune --task clm --model CHECKPOINT --dataset book.txt --swap topk_sparse --swap_only
 
 For one seed, every attention gets the same examples, initial weights and batches. Results are in ``--output_dir``:
 ``report.md``, ``curves.png``, ``metrics.jsonl``, the models or adapters under ``runs/``, and with ``--swap`` the

@@ -57,6 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Write the page and its pictures."""
     [options] = parse(ResultsOptions, args=args, about=__doc__)
     page = Path(options.page)
+    for name, folder in (("grids", options.grids), ("results", options.results), ("page", page.parent)):
+        if not Path(folder).is_dir():
+            raise ValueError(f"{name}={getattr(options, name)!r}: no folder {str(folder)!r}; expected an existing one")
     found = gather(Path(options.grids), Path(options.results))
     pictures = page.with_suffix("")
     for evidence, _ in found:

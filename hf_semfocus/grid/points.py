@@ -107,8 +107,13 @@ def _content(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"grid={str(path)!r} cannot be read: {error}") from error
-    if not isinstance(content, dict) or set(content) - set(KEYS) or not isinstance(content.get("grid"), list):
-        raise ValueError(f"{path}: expected {', '.join(KEYS)}, where grid is a list of blocks of options")
+    expected = f"expected {', '.join(KEYS)}, where grid is a list of blocks of options"
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; {expected}")
+    if unknown := [str(key) for key in content if key not in KEYS]:
+        raise ValueError(f"{path} is not a grid, as it has {', '.join(unknown)}; {expected}")
+    if not isinstance(content.get("grid"), list):
+        raise ValueError(f"{path}: grid={content.get('grid')!r}; {expected}")
     return content
 
 

@@ -105,7 +105,10 @@ def phase(text: str, last: bool) -> Phase:
     shape = marks.pop(0) if marks and marks[0] in SHAPES else None
     whole = "@".join((text, *marks))
     if last and (marks or not text):
-        raise ValueError(f"{whole!r} ends the schedule; expected a NAME without an end")
+        raise ValueError(
+            f"{whole!r} ends the schedule; expected a NAME without an end, and after a range at most "
+            f"@{' or @'.join(SHAPES)}"
+        )
     end = None if last or len(marks) != 1 or not text else END.fullmatch(marks[0])
     if not last and end is None:
         raise ValueError(f"when does {whole!r} end? expected NAME@STEP or NAME@50%")

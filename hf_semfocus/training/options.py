@@ -45,7 +45,7 @@ class TrainingOptions:
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "precision; by default as launched")
     gradient_checkpointing: bool = option(False, "compute activations again in the backward pass to save memory")
     torch_compile: bool = option(False, "compile the model with torch.compile")
-    target_accuracy: float | None = option(None, "a run has converged at this training accuracy of an epoch")
+    target_accuracy: float | None = option(None, "a run has converged at this training accuracy; above 1 for never")
     target_loss: float | None = option(None, "or at this held-out loss, in nats; replaces target_accuracy")
     epochs_after_target: int | None = option(None, "epochs to go on after convergence; 0 stops at once")
     best_by: Literal["accuracy", "loss"] | None = option(None, "which held-out score decides what best/ holds")
