@@ -86,6 +86,8 @@ PINNED = "c6ad5389"
         ("topk_sparse:k=8@cosine", r"no parameter of 'topk_sparse:k=8' changes; expected .* k=64..8@cosine"),
         ("topk_sparse:k=64..8@sine", "'topk_sparse:k=64..8@sine' ends the schedule"),
         ("topk_sparse:k=64..8@cosine>sdpa", "when does 'topk_sparse:k=64..8' end"),
+        ("sdpa@101%>eager", "'sdpa@101%' ends after the run; expected at most 100%"),
+        ("topk_sparse|0=sdpa|0=eager", "names layers 0 twice; expected each once"),
         ("sdpa@--2>eager", "when does 'sdpa@--2' end"),
         ("sdpa~topk_sparse", "'sdpa~topk_sparse' lacks a probability or a name; expected NAME~0.5~NAME"),
         ("sdpa~0.5", "lacks a probability or a name"),

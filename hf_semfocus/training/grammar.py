@@ -112,6 +112,8 @@ def phase(text: str, last: bool) -> Phase:
     end = None if last or len(marks) != 1 or not text else END.fullmatch(marks[0])
     if not last and end is None:
         raise ValueError(f"when does {whole!r} end? expected NAME@STEP or NAME@50%")
+    if end is not None and end[3] and int(end[2]) > 100:
+        raise ValueError(f"{whole!r} ends after the run; expected at most 100%")
     names, odds = text.split("~")[::2], text.split("~")[1::2]
     if len(names) != len(odds) + 1:
         raise ValueError(f"{text!r} lacks a probability or a name; expected NAME~0.5~NAME")
@@ -139,6 +141,9 @@ def _attention(text: str) -> Attention:
         raise ValueError(f"{others[matches.index(None)]!r} names no layers; expected such as 0-1=sdpa or -2=sdpa")
     if ".." in RANGE.sub("", name) or any(".." in other for other in others):
         raise ValueError(f"{text!r} has a range that is none; expected param=64..8, of numbers, not for single layers")
+    layers = [match[1] for match in matches]
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"{text!r} names layers {max(layers, key=layers.count)} twice; expected each once")
     return Attention(name, tuple((match[1], match[2]) for match in matches))
 
 
