@@ -364,8 +364,8 @@ def test_flex_attention_is_compiled_for_few_lengths_and_never_in_silence_dense(m
             enough = len(graphs)
     assert len(graphs) == enough <= 6
 
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
-    with pytest.raises(RuntimeError, match=r"'flex' is compiled for 3 combinations.*strided_sparse.*recompile_limit"):
+    message = r"'flex' is compiled for 3 combinations.*strided_sparse.*recompile_limit"
+    with torch._dynamo.config.patch(recompile_limit=3), pytest.raises(RuntimeError, match=message):
         [flex.attend(*problem(f"strided_sparse:window={window},stride=3", None, True, 130)) for window in range(1, 5)]
 
 

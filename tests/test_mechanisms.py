@@ -94,7 +94,7 @@ def test_lists_refuse_an_unbounded_number_of_keys():
     assert unbounded == {"threshold_sparse", "topp_sparse", "entmax_sparse", "sparsemax_sparse"}
     for name in unbounded:
         for backend in ("gather", "native"):
-            with pytest.raises(ValueError, match=f"{name}.* lets a query keep any number of keys; expected one of"):
+            with pytest.raises(ValueError, match=f"{name}.* lets a query keep any number of keys; .*expected one of"):
                 sparse_attention(q, k, v, name, backend=backend)
 
 

@@ -65,7 +65,7 @@ def test_mechanism_with_all_its_parameters(name):
     assert {"sparse-attention", "semantic-focus", name} <= set(parsed.data.tags)
     assert f"**`{name}`**: Every query keeps" in text
     fields = mechanisms.fields(cls)
-    expected = [[f"`{p}`", str(fields[p].default), fields[p].metadata["meaning"]] for p in mechanisms.parameters(cls)]
+    expected = [[f"`{p}`", str(fields[p].default), fields[p].metadata["meaning"]] for p in cls().in_force]
     assert rows(text, "parameter") == expected
 
 

@@ -191,7 +191,10 @@ def test_attention_called_without_a_mask_stays_causal(spec):
     mask = torch.ones(1, 1, 9, 9).tril().bool()
     given, _ = function(attention, q, k, v, mask)
     none, _ = function(attention, q, k, v, None)
-    assert torch.equal(none, given)
+    if "block_topk" in spec:  # which lists its blocks in another order where it need not read a mask
+        torch.testing.assert_close(none, given, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(none, given)
     bidirectional, _ = function(attention, q, k, v, None, is_causal=False)
     assert not torch.allclose(bidirectional, given)
 

@@ -45,7 +45,7 @@ def with_lora(experiment: Experiment, options: LoraOptions) -> Experiment:
 
         base, config = experiment.build("sdpa"), PeftConfig.from_pretrained(folder)
         if (entry := stored_entry(config)) is not None:
-            set_attention(base, entry["attention"])
+            set_attention(base, entry)
         return PeftModel.from_pretrained(base, folder, config=config)
 
     return replace(

@@ -35,6 +35,7 @@ def find_blocks(problem: Problem, k: int, size: int, select: Select) -> Tensor:
     Returns: lists of columns, int32 ``[batch, heads, queries, k * size]`` or fewer, -1 in empty slots.
     """
     seen, (batch, heads, queries, keys) = problem.visibility, problem.shape
+    size = min(size, max(1, keys))
     at = replace(problem, visibility=replace(seen, causal=False)).positions()  # of all keys but the padding
     number, blocks = torch.arange(-(-keys // size), device=problem.query.device), -(-keys // size)
     own = at.query.clamp(min=0) // size

@@ -65,12 +65,14 @@ class _Entmax(torch.autograd.Function):
         # Newton's method on the norm of what lies above tau, which is convex: from the left it never overshoots
         tau = torch.full_like(scores[..., :1], -1.0)
         small, reads_data = 2 * torch.finfo(scores.dtype).eps, tracer() is None
+        open_rows = torch.ones_like(tau, dtype=torch.bool)  # a row that has converged stays, whatever others need
         for _ in range(STEPS):
             mass, slope, _ = _above(scores, tau, power)
             norm = mass ** (1 / power)
             step = (norm - 1) / norm * (mass / slope)
-            tau = tau + step
-            if reads_data and not (step > small).any():
+            tau = torch.where(open_rows, tau + step, tau)
+            open_rows = open_rows & (step > small)
+            if reads_data and not open_rows.any():
                 break
         mass, _, weights = _above(scores, tau, power)
         return weights / mass
