@@ -12,6 +12,7 @@ from typing import Any
 import tiny_configs
 import tiny_models
 import torch
+import transformers
 from family_calls import Elsewhere, counted
 from torch import nn
 from transformers import PreTrainedModel
@@ -40,12 +41,16 @@ def unbuilt(cls: type[PreTrainedModel], name: str) -> tuple[str, str]:
                 if config is not None:
                     cls._from_config(config, attn_implementation=name)
             except hf_semfocus.UnsupportedModelError as error:
-                layers = [layer for layer in vars(sys.modules[cls.__module__]).values() if inspect.isclass(layer)]
+                refused = getattr(transformers, str(error).split()[0].rstrip(","), cls)  # maybe a part
+                layers = [layer for layer in vars(sys.modules[refused.__module__]).values() if inspect.isclass(layer)]
                 return str(error), own_attention(layer for layer in layers if issubclass(layer, nn.Module))
     return "", ""
 
 
 def own_attention(layers: Iterable[type[nn.Module]]) -> str:
     """The reason that classes of layers give for a refusal."""
-    own = {layer.__name__ for layer in layers if computes_attention(layer) and not uses_interface(layer)}
-    return f"attention of its own: {', '.join(sorted(own))}" if own else "no attention"
+    others = [layer for layer in set(layers) if not issubclass(layer, PreTrainedModel) and not uses_interface(layer)]
+    own = [layer for layer in others if computes_attention(layer)]
+    own = own or [layer for layer in others if "Attention" in layer.__name__]  # without softmax
+    names = sorted({layer.__name__ for layer in own})
+    return f"attention of its own: {', '.join(names)}" if names else "no attention"

@@ -124,7 +124,9 @@ INPUTS: dict[str, Callable[[PreTrainedModel], Inputs]] = {
         "past_values": torch.randn(BATCH, 2 * m.config.patch_length),
         "past_values_padding": ones(BATCH, 2 * m.config.patch_length) * 0, "freq": ones(BATCH, 1) * 0},
     "TimesFm2_5Model": lambda m: {"past_values": torch.randn(BATCH, 4 * m.config.patch_length)},
-    "TimesFm(2_5)?ModelForPrediction": lambda m: {
+    "TimesFmModelForPrediction": lambda m: {
+        "past_values": [torch.randn(m.config.context_length) for _ in range(BATCH)]},
+    "TimesFm2_5ModelForPrediction": lambda m: {
         "past_values": [torch.randn(4 * m.config.patch_length) for _ in range(BATCH)]},
     "VideoLlama3VisionModel": lambda m: {
         "pixel_values": torch.randn(32, 3 * m.config.patch_size**2), "grid_thw": torch.tensor([[1, 4, 4]] * BATCH),

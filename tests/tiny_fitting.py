@@ -5,20 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    BartConfig,
     BertConfig,
+    DPRConfig,
     EncoderDecoderConfig,
+    RagConfig,
     SpeechEncoderDecoderConfig,
     VisionEncoderDecoderConfig,
+    VisionTextDualEncoderConfig,
     ViTConfig,
     Wav2Vec2Config,
 )
 
 BERT = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 32,
         "vocab_size": 320}  # fmt: skip
+VIT = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 32, "image_size": 64}
 DECODER = BertConfig(**BERT, is_decoder=True, add_cross_attention=True)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 PER_TYPE = {"full_attention": ROPE, "sliding_attention": ROPE}
 
+PROMPTS = {"image_size": 64, "patch_size": 16, "hidden_size": 64}
 LINES = {
     ratio: {
         "vertical_long_to_small_conv_": [[size, 1], [1, 1], [size // 2, 0]],
@@ -50,6 +56,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "Dots3NoteVisionConfig": {"adapter_in_dim": 64, "adapter_out_dim": 64},
     "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 1], "codebook_size": 64},
     "Ernie4_5_VLMoeTextConfig": {"rope_parameters": {**ROPE, "mrope_section": [2, 2, 4]}},
+    "FalconH1Config": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16,
+                       "mamba_chunk_size": 16},
     "Florence2VisionConfig": {"embed_dim": [16, 32, 32, 64], "num_heads": [2, 2, 2, 4], "num_groups": [2, 2, 2, 4],
                               "depths": [1, 1, 1, 1], "projection_dim": 64},
     "FunAsrNanoAdaptorConfig": {"intermediate_size": 16},
@@ -57,6 +65,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "Gemma3nTextConfig": {"num_kv_shared_layers": 0},
     "Glm5NextTextConfig": {"index_kpool": 1},
     "Granite4VisionConfig": {"deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2"},
+    "GraniteMoeHybridConfig": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"], "mamba_n_heads": 8,
+                               "mamba_d_head": 16},
     "JanusVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 1], "num_embeddings": 64},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
     "LightGlueConfig": {"num_key_value_heads": 4, "num_attention_heads": 4, "descriptor_dim": 256},
@@ -85,6 +95,15 @@ FITTING: dict[str, dict[str, Any]] = {
     "RTDetrResNetConfig": {"hidden_sizes": [16, 16, 16, 16], "embedding_size": 16},
     "RTDetrV2Config": {"num_queries": 4, "encoder_in_channels": [16, 16, 16]},
     "RfDetrConfig": {"num_queries": 4},
+    "RadioConfig": {"video_temporal_patch_size": 2},
+    "Sam2Config": {"prompt_encoder_config": PROMPTS},
+    "Sam2HieraDetConfig": {"image_size": [64, 64], "hidden_size": 16, "blocks_per_stage": [1, 2, 2, 1],
+                           "embed_dim_per_stage": [16, 32, 48, 64], "num_attention_heads_per_stage": [1, 2, 3, 4],
+                           "global_attention_blocks": [2]},
+    "Sam2VisionConfig": {"backbone_channel_list": [64, 48, 32, 16],
+                         "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "Sam3TrackerConfig": {"prompt_encoder_config": PROMPTS},
+    "Sam3VisionConfig": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
     "Sapiens2Config": {"head_config": {"upsample_out_channels": [8], "upsample_kernel_sizes": [4],
                                        "conv_out_channels": [8], "conv_kernel_sizes": [1]}},
     "ShieldGemma2Config": {"mm_tokens_per_image": 4, "yes_token_index": 10, "no_token_index": 12},
@@ -112,11 +131,16 @@ FOR_CLASS: dict[str, dict[str, Any]] = {
 # class of a model -> its configuration, made of two others
 PAIRS: dict[str, Any] = {
     "EncoderDecoderModel": lambda: EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**BERT), DECODER),
+    "RagModel": lambda: RagConfig.from_question_encoder_generator_configs(
+        DPRConfig(**BERT), BartConfig(vocab_size=320, d_model=32, encoder_layers=1, decoder_layers=1,
+                                      encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32,
+                                      decoder_ffn_dim=32, max_position_embeddings=64), n_docs=5),
+    "VisionTextDualEncoderModel": lambda: VisionTextDualEncoderConfig.from_vision_text_configs(
+        ViTConfig(**VIT), BertConfig(**BERT)),
     "SpeechEncoderDecoderModel": lambda: SpeechEncoderDecoderConfig.from_encoder_decoder_configs(
         Wav2Vec2Config(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=32,
                        conv_dim=(16, 16), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
                        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2), DECODER),
     "VisionEncoderDecoderModel": lambda: VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        ViTConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=32, image_size=64),
-        DECODER),
+        ViTConfig(**VIT), DECODER),
 }  # fmt: skip
