@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import hf_semfocus
 from hf_semfocus import mechanisms, sparse_attention
 from hf_semfocus.mechanisms import Mechanism, build, count, parameters, parse, real, register
+from hf_semfocus.mechanisms.topk import TopK
 
 CELL = """
 from dataclasses import dataclass
@@ -163,6 +164,31 @@ def test_a_priority_of_the_keys_alone_counts_for_every_query():
     last = sparse_attention(q, k[:, :, -2:], v[:, :, -2:], "topk_sparse:k=2", backend="eager")
     for result in results:
         torch.testing.assert_close(result, last)
+
+
+@pytest.mark.parametrize("backend", ["eager", "chunked", "gather", "native"])
+@pytest.mark.parametrize("size", [{"k": 2}, {"share": 2 / 9}], ids=["k", "share"])
+def test_a_subclass_of_top_k_ranks_by_its_own_priority(size, backend):
+    """The last two keys, whatever their scores."""
+    last = lambda self, scores, at: torch.arange(float(scores.shape[-1]))  # noqa: E731
+    register("own_top")(type("Own", (TopK,), {"by_score": None, "priority": last}))
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, -2:], v[:, :, -2:])
+    found = sparse_attention(q, k, v, "own_top", **size, backend=backend)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_subclass_of_top_k_chooses_by_its_own_rule():
+    """The first key alone; lists refuse a rule that does not say in ``budget`` how many keys it keeps."""
+    first = lambda self, scores, allowed, at: allowed & (torch.arange(scores.shape[-1]) < 1)  # noqa: E731
+    register("own_choice")(type("Own", (TopK,), {"choose": first}))
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    for backend in ("eager", "chunked"):
+        found = sparse_attention(q, k, v, "own_choice", k=2, backend=backend)
+        torch.testing.assert_close(found, v[:, :, :1].expand_as(v), rtol=1e-5, atol=1e-6)
+    for backend in ("gather", "native"):
+        with pytest.raises(ValueError, match="own_choice:k=2 lets a query keep any number of keys"):
+            sparse_attention(q, k, v, "own_choice", k=2, backend=backend)
 
 
 def test_a_cell_that_runs_again_replaces_what_it_registered():

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..attention.positions import Positions
-from ..attention.selection import highest, highest_of_each
+from ..attention.selection import highest_of_each
 from .by_score import ByScore
 from .declare import count, real
 from .registry import register
@@ -37,19 +37,19 @@ class TopK(ByScore):
 
     @property
     def ranks(self) -> bool:
-        return not self.share
+        return not self.share and type(self).choose is TopK.choose
 
     def priority(self, scores: Tensor, at: Positions) -> Tensor:
         return scores
 
     def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
         if not self.share:
-            return highest(scores, allowed, self.k)
+            return super().choose(scores, allowed, at)
         seen, keys = allowed.sum(-1, keepdim=True), scores.shape[-1]
-        return highest_of_each(scores, allowed, self._part(seen), self._part(keys))
+        return highest_of_each(self.ranked(scores, at), allowed, self._part(seen), self._part(keys))
 
     def budget(self, length: int) -> int:
-        return self._part(length) if self.share else min(self.k, length)
+        return self._part(length) if self.share else super().budget(length)
 
     def _part(self, of: Any) -> Any:
         """``ceil(share * of)`` of integers."""
