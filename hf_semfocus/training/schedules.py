@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel, get_scheduler
@@ -89,7 +90,7 @@ class FocusSchedule:
             )
         return made
 
-    @property
+    @cached_property
     def attentions(self) -> list[Attention]:
         """Every attention there is, in order; of a parameter that changes the first and the last value."""
         return [attention for part in self.phases for attention in part.attentions]
@@ -99,12 +100,12 @@ class FocusSchedule:
         """The names of :attr:`attentions`; those of single layers are left out."""
         return tuple(attention.name for attention in self.attentions)
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
         """Whether it is a single name."""
         return len(self.attentions) == 1 and not self.by_layer
 
-    @property
+    @cached_property
     def by_layer(self) -> bool:
         """Whether it says for every step which layers have an attention of their own."""
         return any(attention.layers for attention in self.attentions)
