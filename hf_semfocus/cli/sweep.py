@@ -115,7 +115,7 @@ def _executor(options: SweepOptions) -> Executor:
 def steps(point: Point) -> int | None:
     """Steps of a point at most; None if the size of its data is not known."""
     task = point.options.get("task", "even_pairs")
-    known = point.command == "pretrain" and task.partition(":")[0] in tasks.names()
+    known = point.command == "pretrain" and tasks.exists(task)
     return steps_at_most(point.configuration, tasks.split_size(task, "train") if known else None)
 
 

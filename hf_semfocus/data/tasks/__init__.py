@@ -24,7 +24,7 @@ from .cache import cached
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "at_length", "get", "load", "names", "register", "split_size"]
+__all__ = ["DEFAULT_SEED", "SPLITS", "Task", "at_length", "exists", "get", "load", "names", "register", "split_size"]
 
 # First of the paper's ten seeds; it seeds the data as well as the run.
 DEFAULT_SEED = 153476998
@@ -37,6 +37,11 @@ for _module in pkgutil.iter_modules(__path__):
 def names() -> list[str]:
     """Names of all tasks, in alphabetical order."""
     return sorted(REGISTRY)
+
+
+def exists(name: str | None) -> bool:
+    """Whether there is a task of that name, with parameters or without."""
+    return (name or "").partition(":")[0] in REGISTRY
 
 
 def get(name: str) -> Task:

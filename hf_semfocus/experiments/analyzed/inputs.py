@@ -55,7 +55,7 @@ class Inputs:
                 rows.
         """
         task = planned.options.get("task")
-        if (task or "").partition(":")[0] in tasks.names():
+        if tasks.exists(task):
             if text is not None:
                 raise ValueError(f"text={text!r} has no effect on {planned.name}, runs of the task {task!r}")
             return cls._of_task(task, planned, rows)
