@@ -87,6 +87,22 @@ def test_schedule_whose_phases_do_not_follow_each_other_is_refused():
         FocusSchedule.parse("sdpa@8>eager@50%>sdpa").at(0, 10)
 
 
+def cut_and_resumed(folder, name, monkeypatch, **changes):
+    """Result and records of a run that was interrupted after its eighth step, and went on."""
+    save = Checkpoints.save
+
+    def fatal(self, accelerator, progress):
+        save(self, accelerator, progress)
+        if progress.step >= 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", fatal)
+        with pytest.raises(KeyboardInterrupt):
+            start(folder, name, model=fresh_model("sdpa"), save_steps=8, **changes)
+    return start(folder, name, model=fresh_model("sdpa"), save_steps=8, resume=True, **changes)
+
+
 def test_a_schedule_trains_as_its_phases_do_and_resumes(tmp_path, monkeypatch):
     """Step by step: the phases by hand, each from where the one before it ended."""
     name = "sdpa@7>topk_sparse:k=3@60%>topk_sparse:k=1"
@@ -102,18 +118,7 @@ def test_a_schedule_trains_as_its_phases_do_and_resumes(tmp_path, monkeypatch):
     model = AutoModelForSequenceClassification.from_pretrained(last)
     assert model.config._attn_implementation == "topk_sparse:k=1"
 
-    save = Checkpoints.save
-
-    def fatal(self, accelerator, progress):
-        save(self, accelerator, progress)
-        if progress.step >= 8:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", fatal)
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, **changes)
-    again, resumed = start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, resume=True, **changes)
+    again, resumed = cut_and_resumed(tmp_path / "cut", name, monkeypatch, **changes)
     assert timeless(resumed) == timeless(records)
     assert timeless([again]) == timeless([result])
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from test_callback import LORA, Steps, trainer
+from test_course import cut_and_resumed
 from test_training import fresh_model, start, timeless
 from transformers import AutoModelForCausalLM, TrainerCallback
 
@@ -16,7 +17,6 @@ from hf_semfocus.hf.switching import configurations
 from hf_semfocus.reports.conclusion import conclusion
 from hf_semfocus.tables import markdown_table
 from hf_semfocus.training import FocusSchedule, TrainingOptions
-from hf_semfocus.training.checkpoint import Checkpoints
 from hf_semfocus.training.schedules import bound_to_length
 
 
@@ -204,17 +204,6 @@ def test_a_run_with_chance_and_courses_resumes_exactly(tmp_path, monkeypatch):
     changes = {"epochs": 3, "logging_steps": 1}
     result, records = start(tmp_path / "whole", name, model=fresh_model("sdpa"), **changes)
     assert result["last_attention"] == "topk_sparse:k=1"
-    save = Checkpoints.save
-
-    def fatal(self, accelerator, progress):
-        save(self, accelerator, progress)
-        if progress.step >= 8:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", fatal)
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, **changes)
-    again, resumed = start(tmp_path / "cut", name, model=fresh_model("sdpa"), save_steps=8, resume=True, **changes)
+    again, resumed = cut_and_resumed(tmp_path / "cut", name, monkeypatch, **changes)
     assert timeless(resumed) == timeless(records)
     assert timeless([again]) == timeless([result])
