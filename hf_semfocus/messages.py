@@ -1,4 +1,4 @@
-"""Parts of error messages: a value on one line, the name that was probably meant, and a check of integers."""
+"""Parts of messages: a value or an error on one line, the name that was probably meant, and a check of integers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def shown(value: Any) -> str:
     text = " ".join(_BRIEF.repr(value).split())
     half = LONGEST_SHOWN // 2
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
+
+
+def brief(error: BaseException) -> str:
+    """An exception on one line: its type, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def nearest(word: Any, choices: Iterable[str]) -> str | None:

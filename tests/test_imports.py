@@ -73,6 +73,7 @@ LAYERS = {
         "machine",
         "mechanisms",
         "memory",
+        "messages",
         "models",
         "tables",
     },

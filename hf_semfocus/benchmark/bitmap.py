@@ -6,8 +6,6 @@ Blocks of pairs without a kept key are skipped, the others are dense products on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -16,9 +14,8 @@ from ..attention.visibility import Visibility
 from ..backends import flex
 from ..backends.lists import making, triton
 from ..mechanisms import build
+from ..mechanisms.base import Select
 from .cases import Case
-
-Select = Callable[[Problem, int, int], Tensor]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, case: Case, select: Select | None = triton.select) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..messages import brief
 from .contestants import OURS, SDPA
 
 
@@ -17,7 +18,7 @@ def recorded(label: str, keep_going: bool, result: Mapping[str, Any]) -> Iterato
     except Exception as error:
         if not keep_going:
             raise
-        result["failed"][label] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        result["failed"][label] = brief(error)
 
 
 def without_ratio(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..messages import brief
 from ..tables import quartiles
 
 LEAST_REPEATS = 7
@@ -103,7 +104,7 @@ def measure(
             except Exception as error:
                 if name not in context:
                     raise
-                failures[name] = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                failures[name] = f"failed: {brief(error)}"
                 continue
             if once <= slow:
                 once = timed(name, 1)

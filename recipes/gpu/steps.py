@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_semfocus.files import write_json
+from hf_semfocus.messages import brief
 
 
 def run(steps: Mapping[str, Callable[[], Any]], path: Path) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def run(steps: Mapping[str, Callable[[], Any]], path: Path) -> dict[str, Any]:
             results[name] = step()
         except Exception as error:
             traceback.print_exc()
-            results[name] = {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+            results[name] = {"failed": brief(error)}
         write_json(path, results)
         print(f"{name}: {results[name]}", flush=True)
     return results

@@ -24,6 +24,7 @@ from hf_semfocus.benchmark.cases import Case
 from hf_semfocus.benchmark.inputs import Inputs, step
 from hf_semfocus.benchmark.timing import clock_of, measure
 from hf_semfocus.mechanisms import build
+from hf_semfocus.messages import brief
 
 CASES = [
     Case(batch=32768 // n, keys=n, head_dim=head_dim, mechanism=f"topk_sparse:k={k}", dtype="bfloat16")
@@ -86,7 +87,7 @@ def _tried(call: Callable[[Any], Any], tile: Any) -> Any:
     try:
         return call(tile)
     except Exception as error:  # such as too much shared memory
-        return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        return {"failed": brief(error)}
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:
