@@ -8,6 +8,8 @@ import pytest
 from recipe import ROOT, load
 
 from hf_semfocus.analysis import Run, Target, holm, read_records, speedups
+from hf_semfocus.figures import new_figure
+from hf_semfocus.reports import plots
 from hf_semfocus.reports.evidence import Evidence, Planned
 from hf_semfocus.reports.evidence_tables import section
 from hf_semfocus.reports.verdicts import score_verdict, verdict
@@ -23,8 +25,8 @@ def test_the_page_matches_the_results():
     found = results.gather(ROOT / "recipes" / "configs", ROOT / "recipes" / "results")
     assert page.read_text() == results.text(found, "RESULTS"), "expected what `semfocus results` writes"
     for evidence, _ in found:
-        drawn = (page.with_suffix("") / f"{evidence.name}.png").exists()
-        assert drawn == bool(evidence.done and evidence.joins is None)
+        drawn = {path.name for path in page.with_suffix("").glob(f"{evidence.name}*.png")}
+        assert drawn == (set(evidence.pictures) if evidence.joins is None else set())
 
 
 def test_holm_by_hand():
@@ -100,6 +102,18 @@ def test_scores_are_compared_where_there_is_no_target():
     assert "in 0 of 8 pairs (median difference -0.1000, sign test p = 0.0078)" in score_verdict(accurate)
 
 
+def test_the_picture_of_times_has_a_mark_for_every_seed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "new_figure", lambda **options: drawn.append(new_figure(**options)) or drawn[-1])
+    plots.times({"a": [*runs(FULL, [None, 20, None]), *runs(TOPK, [5, 5, 7])]}, tmp_path / "times.png")
+    [axis] = drawn[0].axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == [FULL, TOPK]
+    marks = [sorted(x for x, _ in found.get_offsets().tolist()) for found in axis.collections]
+    assert marks == [[20], [100, 100], [5, 5, 7], []]
+    assert len({tuple(at) for found in axis.collections for at in found.get_offsets().tolist()}) == 6  # none is hidden
+    assert [line.get_xdata()[0] for line in axis.get_lines()] == [5]  # only half of three runs give a median
+
+
 def evidence(settings):
     """Of settings with the epochs in which full attention and top-k reach the target, by seed."""
     planned, lines, records = [], {}, []
@@ -128,7 +142,7 @@ def cells(text, title):
 def test_a_section_has_tables_of_what_is_there():
     settings = {"parity, lr=1": {FULL: (20, 30, None), TOPK: (2, 5, 4)}, "parity, lr=2": {FULL: (10, 6), TOPK: (3, 4)}}
     found = evidence({**settings, "parity, lr=3": {FULL: (None,), TOPK: (None,)}})
-    text = "\n\n".join(section(found, "curves.png"))
+    text = "\n\n".join(section(found, "pictures"))
     assert "About. 9 of 12 runs are done; 0 failed." in text
     first = cells(text, "parity, lr=1")
     assert (
@@ -146,6 +160,7 @@ def test_a_section_has_tables_of_what_is_there():
     )
     assert "### parity, lr=3\n\nNot run." in text
     lengths = [{"point": f"parity, lr=2/{TOPK}/{seed}", "length": 80, "eval_accuracy": 0.5} for seed in (0, 1)]
+    assert "![When each run reached the target; a bar is the median](pictures/grid_times.png)" in text
     longer = "\n\n".join(section(replace(found, lengths=lengths), None))
     assert "| topk_sparse:k=5 | 2      | 0.500     |" in longer[longer.index("test rows of other lengths") :]
     best = cells(text, "parity, each at its best")
@@ -183,7 +198,8 @@ def test_the_page_of_other_folders(tmp_path, capfd):
     assert "One. 2 of 5 runs are done; 0 failed." in text
     assert "- **two**: Two. Shown with one." in text
     assert cells(text, "parity")["eager"]["runs"] == "0 of 1"
-    assert (tmp_path / "page" / "one.png").stat().st_size > 1000
+    for name in ("one.png", "one_times.png"):
+        assert (tmp_path / "page" / name).stat().st_size > 1000
     assert "options" not in text
 
 

@@ -20,7 +20,7 @@ from ..files import write_text
 from ..grid import Point, Results, read_about, read_grid
 from ..grid.cost import cost, step_seconds
 from ..reports import plots
-from ..reports.evidence import Evidence, Planned
+from ..reports.evidence import CURVES, TIMES, Evidence, Planned
 from ..reports.evidence_tables import section
 from ..tables import markdown_table
 from .sweep import configuration, steps
@@ -63,11 +63,22 @@ def main(args: Sequence[str] | None = None) -> None:
     found = gather(Path(options.grids), Path(options.results))
     pictures = page.with_suffix("")
     for evidence, _ in found:
-        if evidence.joins is None and (records := evidence.records_by_setting()):
-            pictures.mkdir(parents=True, exist_ok=True)
-            plots.panels(records, pictures / f"{evidence.name}.png")
+        if evidence.joins is None:
+            _draw(evidence, pictures)
     write_text(page, text(found, pictures.name))
     print(f"written to {page}")
+
+
+def _draw(evidence: Evidence, folder: Path) -> None:
+    """Draw the pictures of a grid."""
+    if evidence.pictures:
+        folder.mkdir(parents=True, exist_ok=True)
+    if found := evidence.times():
+        tasks = dict.fromkeys(run.task for run in found)
+        by_task = {task: [run for run in found if run.task == task] for task in tasks}
+        plots.times(by_task, folder / (evidence.name + TIMES))
+    if records := evidence.records_by_setting():
+        plots.panels(records, folder / (evidence.name + CURVES))
 
 
 def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
@@ -114,7 +125,7 @@ def text(found: Sequence[tuple[Evidence, str]], pictures: str) -> str:
         counts = len(evidence.planned), len(evidence.done), diverged, evidence.failed
         rows.append([evidence.name, *map(str, counts), rest])
         if evidence.done and evidence.joins is None:
-            parts += section(evidence, f"{pictures}/{evidence.name}.png")
+            parts += section(evidence, pictures)
     missing = [f"- **{evidence.name}**: {evidence.about}" for evidence, _ in found if not evidence.done]
     parts += ["## Not run", "\n".join(missing)] if missing else []
     return "\n\n".join([ABOUT, markdown_table(rows), *parts]) + "\n"

@@ -8,6 +8,9 @@ from typing import Any
 
 from ..analysis.runs import Run, Target, find_runs
 
+TIMES, CURVES = "_times.png", ".png"
+"""Ends of the names of a grid's pictures."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -80,6 +83,16 @@ class Evidence:
             if (setting := settings.get(record["run"])) is not None:
                 found[setting].append({**record, "task": setting})
         return {setting: records for setting, records in found.items() if records}
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """Names of the pictures that its runs give, with what they show."""
+        found = {}
+        if self.times():
+            found[self.name + TIMES] = "When each run reached the target; a bar is the median"
+        if self.records_by_setting():
+            found[self.name + CURVES] = "Learning curves: median and quartiles over seeds"
+        return found
 
     def times(self) -> list[Run]:
         """When each finished run that has a target reached it."""

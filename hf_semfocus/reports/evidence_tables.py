@@ -21,12 +21,12 @@ HEADER = ["attention", "runs", "reached it", "epochs", "steps", "seconds", "held
 HEADER += ["faster, slower", "test", "p", "Holm"]
 
 
-def section(evidence: Evidence, picture: str | None) -> list[str]:
+def section(evidence: Evidence, pictures: str | None) -> list[str]:
     """Paragraphs on a grid of which runs are done: counts, and for every setting a table and a verdict.
 
     Args:
         evidence: of the grid.
-        picture: link to the learning curves; None if there are none.
+        pictures: folder of its pictures, for links; None to leave them out.
 
     Raises:
         ImportError: SciPy is not installed.
@@ -39,8 +39,8 @@ def section(evidence: Evidence, picture: str | None) -> list[str]:
         found += [each for each in speedups(times, control, "step") if each.attention.startswith(FOCUS)]
     adjusted = holm([each.p for each in found])
     compared = {(each.task, each.attention, each.baseline): (each, p) for each, p in zip(found, adjusted, strict=True)}
-    if picture is not None:
-        parts.append(f"![Learning curves: median and quartiles over seeds]({picture})")
+    if pictures is not None:
+        parts += [f"![{shows}]({pictures}/{name})" for name, shows in evidence.pictures.items()]
     if found:
         parts.append(f"Holm's adjustment is over the {len(found)} comparisons of this grid.")
     for setting, runs in evidence.settings.items():

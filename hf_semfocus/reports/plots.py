@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.runs import Run
+from ..analysis.times import times_to_target
 from ..figures import COLORS, STYLES, band, new_figure
 from ..metrics import quantities
 
@@ -90,6 +92,51 @@ def panels(settings: Mapping[str, Sequence[dict[str, Any]]], path: Path, width: 
     shown = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=80)
+
+
+def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> None:
+    """Draw when every run reached its target: a dot per seed, an arrow for one that did not while it was watched.
+
+    A bar marks the median of an attention, by Kaplan and Meier, where half of its runs reached the target.
+
+    Args:
+        settings: runs by the title of their panel.
+        path: image file to write.
+        width: panels in a row.
+
+    Raises:
+        ImportError: matplotlib or SciPy is not installed.
+    """
+    columns = min(width, len(settings))
+    lines = -(-len(settings) // columns)
+    names = list(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
+    figure = new_figure(figsize=(5 * columns + 3, (0.35 * len(names) + 1.0) * lines))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    for axis, (title, runs) in zip(axes, settings.items(), strict=False):
+        for place, attention in enumerate(names):
+            color, own = COLORS[place % len(COLORS)], [run for run in runs if run.attention == attention]
+            for marker, found in (
+                ("o", [run.reached["epoch"] for run in own if run.reached is not None]),
+                (">", [run.last["epoch"] for run in own if run.reached is None]),
+            ):
+                # seeds with the same time lie side by side
+                at = [
+                    place + 0.16 * (found[:i].count(time) - (found.count(time) - 1) / 2)
+                    for i, time in enumerate(found)
+                ]
+                filled = {"color": color} if marker == "o" else {"facecolors": "none", "edgecolors": color}
+                axis.scatter(found, at, marker=marker, s=22, alpha=0.8, **filled)
+            for each in times_to_target(own):
+                if each.median.reached:
+                    axis.plot([each.median.value] * 2, [place - 0.4, place + 0.4], color=color, linewidth=2)
+        axis.set(title=title, xlabel="epochs to the target (arrow: not reached)", xscale="log")
+        axis.set_yticks(range(len(names)), names, fontsize="small")
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.grid(alpha=0.3, axis="x", which="both")
+    for axis in list(axes)[len(settings) :]:
+        axis.remove()
+    figure.savefig(path, dpi=100)
 
 
 def _draw(axis: Any, records: Sequence[dict[str, Any]], names: Sequence[str], x: str, y: str) -> None:
