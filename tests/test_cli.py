@@ -348,6 +348,15 @@ def test_an_error_under_the_launcher_says_how_to_read_it(monkeypatch, capsys, la
     assert more == hint
 
 
+def test_a_package_that_is_missing_is_one_line_and_a_broken_import_is_not(capsys):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise ImportError("plots need matplotlib; pip install 'hf_semfocus[plots]'")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(": error: plots need matplotlib; pip install 'hf_semfocus[plots]'\n")
+    with pytest.raises(ImportError), one_line_errors():
+        from hf_semfocus.console import nothing_of_that_name  # noqa: F401
+
+
 @pytest.mark.parametrize("resumes", [True, False])
 def test_an_interruption_is_one_line(monkeypatch, capsys, resumes):
     monkeypatch.setattr(sys, "argv", ["semfocus bench"])

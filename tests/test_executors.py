@@ -121,6 +121,13 @@ def test_results_become_a_flat_table(tmp_path, training, capfd):
         sweep.SweepOptions(table="runs.txt")
 
 
+def test_a_folder_without_times_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"times='.*': no times.jsonl in it; expected the results_dir of a sweep"):
+        sweep.SweepOptions(times=[str(tmp_path)])
+    measured(tmp_path, sdpa=0.5)
+    assert sweep.SweepOptions(times=[str(tmp_path)]).times == [str(tmp_path)]
+
+
 def test_options_of_ray_are_refused_without_it():
     for option in ({"address": "host:6379"}, {"gpus": 0.5}):
         with pytest.raises(ValueError, match="has no effect with executor='local'"):

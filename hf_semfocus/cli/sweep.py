@@ -26,7 +26,7 @@ from ..data import tasks
 from ..experiments import evaluate_lengths
 from ..grid import Executor, Failure, LocalExecutor, Point, RayExecutor, Results, read_grid, run, training_command
 from ..grid.cost import cost, steps_at_most
-from ..grid.results import LENGTHS, RUNS
+from ..grid.results import LENGTHS, RUNS, TIMES
 from ..training import TrainingOptions, start
 
 COMMANDS = ("pretrain", "finetune")
@@ -60,6 +60,9 @@ class SweepOptions:
             check_at_least("test_lengths", length, 1)
         if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
             raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
+        for folder in self.times:
+            if not (Path(folder) / TIMES).is_file():
+                raise ValueError(f"times={folder!r}: no {TIMES} in it; expected the results_dir of a sweep")
         if self.executor != "ray":
             check_unset(self, ("address", "gpus"), f"with executor={self.executor!r}")
 

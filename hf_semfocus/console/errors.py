@@ -20,8 +20,8 @@ OURS = Path(__file__).parents[1]
 def one_line_errors(resumes: bool = False) -> Iterator[None]:
     """End the process with status 2 and the error's message if this package raised it.
 
-    An error from elsewhere, such as PyTorch, may be a bug and passes through, unless the disk is full. Ctrl-C ends the
-    process with status 130.
+    An error from elsewhere, such as PyTorch, may be a bug and passes through, unless the disk is full, or it says that
+    an optional package is not installed. Ctrl-C ends the process with status 130.
 
     Args:
         resumes: whether the command has ``--resume``.
@@ -38,10 +38,15 @@ def one_line_errors(resumes: bool = False) -> Iterator[None]:
         message = str(error)
         if no_space(error) and not (ours and isinstance(error, ValueError | RuntimeError)):
             message = f"no space left on the disk ({error}); free some, and --resume goes on from the last checkpoint"
-        elif not (ours and isinstance(error, ValueError | OSError | RuntimeError)):
+        elif not (_tells_what_to_install(error) or (ours and isinstance(error, ValueError | OSError | RuntimeError))):
             raise
         print_message(f"error: {' '.join(message.split())}")
         raise SystemExit(2) from None
+
+
+def _tells_what_to_install(error: Exception) -> bool:
+    """Whether it was raised on purpose; where Python itself fails to import, the error has the name of a module."""
+    return isinstance(error, ImportError) and error.name is None
 
 
 def program() -> str:
