@@ -1,6 +1,7 @@
 """Executors other than local processes, what the rest of a grid costs, and what becomes of runs that fail."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -14,8 +15,9 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_semfocus.cli import sweep
 from hf_semfocus.data import tasks
-from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, read_grid, run
+from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, SlurmExecutor, read_grid, run
 from hf_semfocus.grid.cost import cost, step_seconds, steps_at_most
+from hf_semfocus.grid.jobs import Job
 from hf_semfocus.models.semfocus_encoder.blocks import sinusoidal_positions
 
 GRIDS = [
@@ -128,10 +130,24 @@ def test_a_folder_without_times_is_refused(tmp_path):
     assert sweep.SweepOptions(times=[str(tmp_path)]).times == [str(tmp_path)]
 
 
-def test_options_of_ray_are_refused_without_it():
-    for option in ({"address": "host:6379"}, {"gpus": 0.5}):
-        with pytest.raises(ValueError, match="has no effect with executor='local'"):
-            sweep.SweepOptions(**option)
+@pytest.mark.parametrize(
+    ("executor", "option"),
+    [
+        *(("local", option) for option in ({"address": "a:6379"}, {"gpus": 1}, {"partition": "long"}, {"minutes": 9})),
+        *(("ray", option) for option in ({"partition": "long"}, {"minutes": 9})),
+        ("slurm", {"address": "host:6379"}),
+    ],
+)
+def test_options_of_other_executors_are_refused(executor, option):
+    with pytest.raises(ValueError, match=f"has no effect with executor='{executor}'"):
+        sweep.SweepOptions(executor=executor, **option)
+
+
+def test_numbers_of_clusters_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"gpus=0.5; expected a whole number"):
+        sweep.SweepOptions(executor="slurm", gpus=0.5)
+    with pytest.raises(ValueError, match=r"minutes=0"):
+        sweep.SweepOptions(executor="slurm", minutes=0)
     with pytest.raises(ValueError, match="gpus=-1"):
         sweep.SweepOptions(executor="ray", gpus=-1.0)
 
@@ -140,6 +156,47 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"hf_semfocus\[sweep\]"):
         RayExecutor().run([])
+
+
+def test_without_slurm_the_error_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"executor='slurm': .*; expected a machine that has sbatch"):
+        SlurmExecutor(logs=tmp_path / "logs").run([])
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ImportError, match=r"hf_semfocus\[sweep\]"):
+        SlurmExecutor(logs=tmp_path / "logs").run([])
+
+
+def test_jobs_go_to_slurm_with_their_limits(tmp_path, training, monkeypatch):
+    """An ``sbatch`` that writes down what it is given, and a queue that knows no job."""
+    for name, does in (
+        ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 7"'),
+        ("sacct", ""),
+        ("srun", ""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    executor = SlurmExecutor(workers=None, logs=tmp_path / "logs", minutes=90, partition="long", gpus=2)
+    [point] = points(1)
+    job = Job(point.name, training(point, tmp_path), tmp_path / "log", tmp_path / "out.txt", lambda: None)
+    with executor.connected() as workers:
+        assert (workers, executor.start(job).job_id) == (16, "7")
+    script = (tmp_path / "script").read_text()
+    for line in ("--time=90", "--partition=long", "--gpus-per-node=2", "--cpus-per-task=1", "--job-name=semfocus"):
+        assert f"#SBATCH {line}\n" in script
+
+
+@pytest.mark.slow
+def test_submitit_runs_each_once_tries_again_and_tells_what_failed(tmp_path, training):
+    """In processes of this machine, which submitit offers as a trial."""
+    wanted = points(1, 13, 2)
+    executor = SlurmExecutor(workers=2, logs=tmp_path / "logs", cluster="local")
+    [failure] = run(wanted, tmp_path / "slurm", Results(tmp_path / "slurm"), training, executor)
+    assert (failure.name, failure.status, failure.last_lines) == (wanted[1].name, 1, "seed 13 brings bad luck")
+    assert [len((tmp_path / "slurm" / p.name / "starts").read_text()) for p in wanted] == [1, 2, 1]
+    run(wanted[::2], tmp_path / "local", Results(tmp_path / "local"), training, LocalExecutor(workers=2))
+    assert lines(tmp_path / "slurm") == lines(tmp_path / "local")
 
 
 def lines(folder):

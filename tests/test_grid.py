@@ -12,7 +12,7 @@ from conftest import PATIENCE, wait_until
 from recipe import ROOT
 
 from hf_semfocus.cli import sweep
-from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, read_grid, run
+from hf_semfocus.grid import LocalExecutor, Point, Results, read_grid, run
 
 # stands for a training: counts its starts, logs two evaluations, and ends as its option says
 TRAINING = """
@@ -193,23 +193,30 @@ def test_two_grids_in_one_folder_are_refused(tmp_path, training, shared):
 DRIVER = """
 import sys
 from pathlib import Path
-from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, run
+from hf_semfocus.grid import LocalExecutor, Point, RayExecutor, Results, SlurmExecutor, run
 folder = Path(sys.argv[1])
 wanted = [Point("pretrain", {"seeds": seed}, {"seeds": seed}) for seed in (1, 2)]
 command = lambda point, out: [sys.executable, str(folder / "training.py"), *point.arguments, "--output_dir", str(out)]
-run(wanted, folder / "out", Results(folder / "kept"), command, EXECUTOR(workers=2))
+run(wanted, folder / "out", Results(folder / "kept"), command, EXECUTOR)
 """
+SLURM = 'SlurmExecutor(workers=2, logs=folder / "logs", cluster="local")'
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize(
-    "executor", [LocalExecutor, pytest.param(RayExecutor, marks=pytest.mark.slow)], ids=["local", "ray"]
+    ("executor", "number"),
+    [
+        ("LocalExecutor(workers=2)", signal.SIGTERM),
+        ("LocalExecutor(workers=2)", signal.SIGKILL),
+        pytest.param("RayExecutor(workers=2)", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("RayExecutor(workers=2)", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(SLURM, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_its_end_ends_its_processes_and_the_next_start_goes_on(tmp_path, training, number, executor):
     done, *wanted = points(7, 1, 2)
     run([done], tmp_path / "out", Results(tmp_path / "kept"), training)
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER.replace("EXECUTOR", executor.__name__), str(tmp_path)],
+        [sys.executable, "-c", DRIVER.replace("EXECUTOR", executor), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRAINING_SECONDS": "100"},
     )
     marks = [tmp_path / "out" / point.name / "starts" for point in wanted]

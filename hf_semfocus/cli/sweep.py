@@ -2,6 +2,7 @@
 
     semfocus sweep recipes/configs/paper_cpu.yaml --workers 2
     semfocus sweep recipes/configs/paper_full.yaml --executor ray --address 10.0.0.1:6379 --gpus 0.25
+    semfocus sweep recipes/configs/paper_full.yaml --executor slurm --partition long --minutes 240 --workers 50
     semfocus sweep recipes/configs/paper_cpu.yaml --dry_run
     semfocus sweep recipes/configs/paper_cpu.yaml --only failed
     semfocus sweep recipes/configs/paper_cpu.yaml --table runs.parquet
@@ -24,7 +25,18 @@ from typing import Any, Literal
 from ..console import check_at_least, check_unset, option, parse
 from ..data import tasks
 from ..experiments import evaluate_lengths
-from ..grid import Executor, Failure, LocalExecutor, Point, RayExecutor, Results, read_grid, run, training_command
+from ..grid import (
+    Executor,
+    Failure,
+    LocalExecutor,
+    Point,
+    RayExecutor,
+    Results,
+    SlurmExecutor,
+    read_grid,
+    run,
+    training_command,
+)
 from ..grid.cost import cost, steps_at_most
 from ..grid.results import LENGTHS, RUNS, TIMES
 from ..training import TrainingOptions, start
@@ -38,10 +50,14 @@ class SweepOptions:
     """Grid, executor, and output folders."""
 
     grid: str | None = option(None, "YAML file of the grid; also as a positional argument")
-    executor: Literal["local", "ray"] = option("local", "local processes, or tasks of a Ray cluster")
-    workers: int | None = option(None, "parallel runs, one CPU thread each; 1 by default, with ray all CPUs")
+    executor: Literal["local", "ray", "slurm"] = option("local", "local processes, a Ray cluster, or Slurm")
+    workers: int | None = option(
+        None, "parallel runs, one CPU thread each; by default 1, with ray all CPUs, with slurm 16"
+    )
     address: str | None = option(None, "ray: address of a running cluster; by default one is started here")
-    gpus: float = option(0.0, "ray: GPUs of a run, such as 0.25")
+    gpus: float = option(0.0, "ray, slurm: GPUs of a run; with ray also a share, such as 0.25")
+    partition: str | None = option(None, "slurm: partition of the jobs")
+    minutes: int | None = option(None, "slurm: time limit of a job, a day by default; what it ends is tried again")
     retries: int = option(1, "times that a failed run is tried again, after all others")
     output_dir: str | None = option(None, "parent of the runs' folders; outputs/ and the grid's name by default")
     results_dir: str | None = option(None, "folder of runs.jsonl and evaluations.jsonl; output_dir by default")
@@ -63,8 +79,13 @@ class SweepOptions:
         for folder in self.times:
             if not (Path(folder) / TIMES).is_file():
                 raise ValueError(f"times={folder!r}: no {TIMES} in it; expected the results_dir of a sweep")
-        if self.executor != "ray":
-            check_unset(self, ("address", "gpus"), f"with executor={self.executor!r}")
+        if self.minutes is not None:
+            check_at_least("minutes", self.minutes, 1)
+        if self.executor == "slurm" and self.gpus % 1:
+            raise ValueError(f"gpus={self.gpus!r}; expected a whole number with executor='slurm'")
+        without = {"ray": ("partition", "minutes"), "slurm": ("address",)}
+        all_of_them = ("address", "gpus", "partition", "minutes")
+        check_unset(self, without.get(self.executor, all_of_them), f"with executor={self.executor!r}")
 
 
 def main(args: Sequence[str] | None = None) -> list[Failure]:
@@ -88,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
         print("\n".join(point.name for point in wanted))
         return []
     points = failed if options.only else points
-    failures = run(points, folder, results, _training, _executor(options))
+    failures = run(points, folder, results, _training, _executor(options, folder))
     for failure in failures:
         print(f"{failure.name} failed with status {failure.status}:\n{failure.last_lines}", flush=True)
     print(f"results: {results.folder / RUNS}", flush=True)
@@ -108,10 +129,14 @@ def configuration(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     return import_module(f"hf_semfocus.cli.{command}").configuration(arguments)
 
 
-def _executor(options: SweepOptions) -> Executor:
+def _executor(options: SweepOptions, folder: Path) -> Executor:
     shared = {"workers": options.workers, "retries": options.retries}
     if options.executor == "ray":
         return RayExecutor(**shared, address=options.address, gpus=options.gpus)
+    if options.executor == "slurm":
+        limit = {} if options.minutes is None else {"minutes": options.minutes}
+        place = {"partition": options.partition, "gpus": int(options.gpus), "logs": folder / "slurm"}
+        return SlurmExecutor(**shared, **place, **limit)
     return LocalExecutor(**shared)
 
 

@@ -2,8 +2,8 @@
 
 ``points`` reads a grid, ``results`` keeps a line per run and per evaluation, ``execute`` runs the points, and ``cost``
 estimates those that are left. An executor runs any trainings (``jobs``): ``local`` in processes side by side,
-``on_ray`` on a Ray cluster; each is one file on top of ``executor``. Nothing but the files decides what is done, so a
-grid goes on wherever it was stopped.
+``on_ray`` on a Ray cluster, ``on_slurm`` in the queue of Slurm; each is one file on top of ``executor``. Nothing but
+the files decides what is done, so a grid goes on wherever it was stopped.
 """
 
 from .execute import run
@@ -11,6 +11,7 @@ from .executor import Executor
 from .jobs import Failure, Job, semfocus, training_command
 from .local import LocalExecutor
 from .on_ray import RayExecutor
+from .on_slurm import SlurmExecutor
 from .points import Point, read_about, read_grid
 from .results import Results
 
@@ -22,6 +23,7 @@ __all__ = [
     "Point",
     "RayExecutor",
     "Results",
+    "SlurmExecutor",
     "read_about",
     "read_grid",
     "run",
