@@ -139,7 +139,7 @@ def test_the_best_model_has_the_attention_it_was_evaluated_with(tmp_path, monkey
     ("schedule", "message"),
     [
         ("sdpa@3", "'sdpa@3' ends the schedule; expected a NAME without an end"),
-        ("sdpa>topk_sparse", "when does 'sdpa' end"),
+        ("sdpa>topk_sparse", "'sdpa' does not say when it ends"),
         ("sdpa@5>eager@40%>topk_sparse", r"its phases end at steps \[5, 4\]; expected increasing ones"),
         ("sdpa@3>topk_spares:k=2", "topk_spares"),
         ("sdpa@3>topk_sparse:k=0", "k=0 is not allowed"),

@@ -69,12 +69,12 @@ def test_schedule_says_which_attention_a_step_has():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sdpa>topk_sparse", "when does 'sdpa' end"),
-        ("sdpa@0>topk_sparse", "when does 'sdpa@0' end"),
-        ("sdpa@x%>topk_sparse", "expected NAME@STEP or NAME@50%"),
+        ("sdpa>topk_sparse", "'sdpa' does not say when it ends"),
+        ("sdpa@0>topk_sparse", "'sdpa@0' does not say when it ends"),
+        ("sdpa@x%>topk_sparse", r"expected NAME@200 \(steps\), NAME@50% \(of the run\)"),
         ("sdpa@3>topk_sparse@5", "'topk_sparse@5' ends the schedule"),
-        ("sdpa@3>", "'' ends the schedule; expected a NAME without an end"),
-        ("@3>sdpa", "when does '@3' end"),
+        ("sdpa@3>", "'' has no name; expected NAME, or NAME@200>NAME"),
+        ("@3>sdpa", "'@3' has no name; expected NAME"),
     ],
 )
 def test_bad_schedules_are_refused(text, message):

@@ -408,7 +408,11 @@ MISTAKES = [
     ("--push_to_hub --hub_model_id a/b", "no access token; log in with `hf auth login` or set HF_TOKEN"),
     ("--mixed_precision fp16", "mixed_precision='fp16' needs a GPU; expected bf16 or no"),
     ("--report_to trackio", "report_to='trackio' is not installed"),
-    ("--attention flash_attention_2", "the package for FlashAttention2 doesn't seem to be installed"),
+    (
+        "--attention flash_attention_2",
+        "attn_implementation='flash_attention_2' lacks a package (FlashAttention2 has been toggled on, but",
+    ),
+    ("--attention sdpa@5>flash_attention_3", "; without it, there are sdpa, eager, asentmax_sparse,"),
 ]
 
 

@@ -195,7 +195,7 @@ def test_a_dry_run_writes_what_would_be_pushed(tmp_path, documents, capsys):
         (["--block_size", "2"], "block_size=2; expected an integer of at least 4"),
         (["--streaming"], "streaming=True needs train_size"),
         (["--streaming", "--train_size", "5"], "needs a tokenizer, or tokenizer_documents to train one on"),
-        (["--attention", "sdpa>topk_sparse"], "when does 'sdpa' end"),
+        (["--attention", "sdpa>topk_sparse"], "'sdpa' does not say when it ends"),
         (["--attention", "sdpa@9>topk_sparse@x"], "ends the schedule"),
         (["--attention", "sdpa@90%>topk_sparse@2>sdpa"], r"its phases end at steps \[\d+, 2\]"),
         (["--warmup_steps", "5000"], "warmup_steps=5000 are more than the"),

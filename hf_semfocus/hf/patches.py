@@ -16,6 +16,7 @@ not affected.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterator
 from copy import deepcopy
 from typing import Any
@@ -66,15 +67,20 @@ def _get_correct(
         register(requested_attention)
     try:
         name = original(self, requested_attention, *args, **kwargs)
+    except ImportError as error:  # a package of kernels that Transformers calls
+        raise ImportError(
+            f"attn_implementation={shown(requested_attention)} lacks a package ({' '.join(str(error).split())}); "
+            f"without it, there are sdpa, eager, {', '.join(names())}"
+        ) from error
     except ValueError as error:
         if "is not supported. The only possible arguments are" not in str(error):
             raise
         theirs = ["eager", *(name for name in AttentionInterface().valid_keys() if not is_ours(name))]
-        near = did_you_mean(str(requested_attention).partition(":")[0], [*names(), *theirs])
+        near = did_you_mean(re.split(r"[^\w.|+-]", str(requested_attention))[0], [*names(), *theirs])
         raise ValueError(
             f"attn_implementation={shown(requested_attention)} is not supported{near}; hf_semfocus adds "
-            f"{', '.join(names())}, each also with parameters as NAME:param=value,...; Transformers has "
-            f"{', '.join(theirs)}"
+            f"{', '.join(names())}, each also with parameters as NAME:param=value,..., or several as NAME+NAME; "
+            f"Transformers has {', '.join(theirs)}"
         ) from None
     if requested_attention is None:
         setattr(self, IMPLICIT, name)

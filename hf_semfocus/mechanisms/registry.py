@@ -157,7 +157,11 @@ def _parse(spec: str) -> tuple[str, dict[str, int | float | str]]:
     for item in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value) or key in params:
-            raise ValueError(f"cannot read {shown(item)} in {shown(spec)}; expected NAME:param=value[,param=value...]")
+            known = f", with parameters {', '.join(parameters(_REGISTRY[name]))}" if name in _REGISTRY else ""
+            raise ValueError(
+                f"cannot read {shown(item)} in {shown(spec)}; expected NAME:param=value[,param=value...]{known}"
+                f"{', each once' if key in params else ''}"
+            )
         params[key] = _value(value)
     return name, params
 

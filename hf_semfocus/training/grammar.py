@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
+from ..messages import did_you_mean
+
 HELP = (
     "names as NAME:param=value,..., or schedules: A@200>B is A for 200 steps, then B (A@50%>B, A@-200>B: until half "
     "of the run, or 200 steps before its end); NAME:k=64..8 or ...@cosine: k from 64 to 8; A~0.5~B: A with "
@@ -104,19 +106,27 @@ def phase(text: str, last: bool) -> Phase:
     text, *marks = text.split("@")
     shape = marks.pop(0) if marks and marks[0] in SHAPES else None
     whole = "@".join((text, *marks))
-    if last and (marks or not text):
+    if not text:
+        raise ValueError(f"{whole!r} has no name; expected NAME, or {'NAME@200>NAME' if last else 'NAME@200'}")
+    if last and marks:
+        near = did_you_mean(marks[0], SHAPES)
         raise ValueError(
-            f"{whole!r} ends the schedule; expected a NAME without an end, and after a range at most "
+            f"{whole!r} ends the schedule{near}; expected a NAME without an end, and after a range at most "
             f"@{' or @'.join(SHAPES)}"
         )
-    end = None if last or len(marks) != 1 or not text else END.fullmatch(marks[0])
+    end = None if last or len(marks) != 1 else END.fullmatch(marks[0])
     if not last and end is None:
-        raise ValueError(f"when does {whole!r} end? expected NAME@STEP or NAME@50%")
+        raise ValueError(
+            f"{whole!r} does not say when it ends; expected NAME@200 (steps), NAME@50% (of the run), NAME@-200 or "
+            f"NAME@-10% (before its end), and after a range @{' or @'.join(SHAPES)} before that"
+        )
     if end is not None and end[3] and int(end[2]) > 100:
         raise ValueError(f"{whole!r} ends after the run; expected at most 100%")
     names, odds = text.split("~")[::2], text.split("~")[1::2]
     if len(names) != len(odds) + 1:
         raise ValueError(f"{text!r} lacks a probability or a name; expected NAME~0.5~NAME")
+    if "" in names:
+        raise ValueError(f"{text!r} lacks a name; expected NAME~0.5~NAME")
     for odd in odds:
         if not re.fullmatch(r"0?\.\d+", odd) or float(odd) == 0:
             raise ValueError(f"{odd!r} in {text!r} is no probability between 0 and 1; expected NAME~0.5~NAME")
@@ -138,9 +148,14 @@ def _attention(text: str) -> Attention:
         raise ValueError(f"{text!r} has no name; expected NAME|0-1=NAME")
     matches = [LAYERS.fullmatch(other) for other in others]
     if None in matches:
-        raise ValueError(f"{others[matches.index(None)]!r} names no layers; expected such as 0-1=sdpa or -2=sdpa")
-    if ".." in RANGE.sub("", name) or any(".." in other for other in others):
-        raise ValueError(f"{text!r} has a range that is none; expected param=64..8, of numbers, not for single layers")
+        raise ValueError(
+            f"{others[matches.index(None)]!r} names no layers and their attention; expected 3=NAME, 0-1=NAME, 8-=NAME "
+            "or -2=NAME (the last two)"
+        )
+    if ".." in RANGE.sub("", name):
+        raise ValueError(f"{name!r} has a range that is none; expected param=64..8, of two numbers")
+    if ranges := [other for other in others if ".." in other]:
+        raise ValueError(f"{ranges[0]!r} has a range, which single layers cannot; expected a NAME with numbers alone")
     layers = [match[1] for match in matches]
     if len(set(layers)) < len(layers):
         raise ValueError(f"{text!r} names layers {max(layers, key=layers.count)} twice; expected each once")
