@@ -146,6 +146,8 @@ def _spec(r: random.Random, causal: bool, keys: int) -> str:
             params[field.name] = "first" if causal else r.choice(("first", "last"))
         elif field.name == "edge":
             params[field.name] = r.choice(("shifted", "cut"))
+        elif field.name == "max_keys":
+            params[field.name] = r.choice((0, keys))  # no limit, or one that no query exceeds
         elif field.metadata.get("implied") and field.name != "share":
             continue
         elif field.name in REALS:

@@ -17,8 +17,8 @@ MOST = 2**31 - 1
 """The largest count: columns in lists are 32-bit integers."""
 
 
-def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> Any:
-    """Declare a dataclass field that holds an integer from ``minimum`` to ``maximum``."""
+def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST, implied: bool = False) -> Any:
+    """Declare a dataclass field that holds an integer within bounds; ``implied`` as in :func:`choice`."""
 
     def check(what: str, value: Any) -> int:
         if not is_integer(value) or not minimum <= value <= maximum:
@@ -28,7 +28,7 @@ def count(default: int, meaning: str, minimum: int = 1, maximum: int = MOST) -> 
             )
         return int(value)
 
-    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning})
+    return dataclasses.field(default=default, metadata={"check": check, "meaning": meaning, "implied": implied})
 
 
 def real(

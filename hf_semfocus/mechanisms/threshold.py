@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
-from .by_score import ByScore
+from ..attention.problem import Problem
+from .capped import Capped
 from .declare import real
 from .registry import register
 
 
 @register("threshold_sparse")
 @dataclass(frozen=True, kw_only=True)
-class Threshold(ByScore):
+class Threshold(Capped):
     """Every query keeps the keys that it scores at most ``margin`` below its highest-scoring key.
 
     The default drops keys with less than ``exp(-4)`` = 1.8% of the largest weight.
@@ -28,4 +29,7 @@ class Threshold(ByScore):
 
     def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
         highest = scores.masked_fill(~allowed, -torch.inf).amax(-1, keepdim=True)
-        return allowed & ~(scores < highest - self.margin)
+        return self.refuse_more(allowed & ~(scores < highest - self.margin))
+
+    def among(self, problem: Problem, ordered: Tensor) -> Tensor:
+        return ~(ordered < ordered[..., :1] - self.margin)

@@ -6,18 +6,20 @@ Top-p Pruning" (arXiv 2502.02770).
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
+from ..attention.problem import Problem
 from ..attention.selection import holding
-from .by_score import ByScore
+from .capped import Capped
 from .declare import real
 from .registry import register
 
 
 @register("topp_sparse")
 @dataclass(frozen=True, kw_only=True)
-class TopP(ByScore):
+class TopP(Capped):
     """Every query keeps the fewest highest-scoring keys whose weights in full attention sum to at least ``p``.
 
     At least one. The softmax is over all keys that the query may see, without sink logits.
@@ -26,4 +28,13 @@ class TopP(ByScore):
     p: float = real(0.9, "share of the softmax that is kept", above=0.0, maximum=1.0)
 
     def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
-        return holding(self.p, scores, allowed)
+        return self.refuse_more(holding(self.p, scores, allowed))
+
+    def among(self, problem: Problem, ordered: Tensor) -> Tensor:
+        if self.p == 1:
+            return torch.ones_like(ordered, dtype=torch.bool)
+        highest = ordered[..., :1]
+        # the denominator of the softmax is the only thing that all keys have a part in
+        total = (problem.scores() - highest).masked_fill(~problem.allowed, -torch.inf).exp().sum(-1, keepdim=True)
+        before = ((ordered - highest).exp() / total).cumsum(-1) < self.p
+        return torch.cat([torch.ones_like(before[..., :1]), before[..., :-1]], -1)

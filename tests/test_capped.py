@@ -1,0 +1,137 @@
+"""Selections with a limit of keys: found by kernels, the same keys as the formula's, or refused."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from test_finding import Largest, integers, padding
+
+from hf_semfocus import explain, sparse_attention
+from hf_semfocus.backends.lists.native import build
+from hf_semfocus.mechanisms import build as made
+from hf_semfocus.mechanisms import register
+from hf_semfocus.mechanisms.topp import TopP
+
+pytestmark = pytest.mark.skipif(isinstance(missing := build.load(), str), reason=f"no compiled kernels: {missing}")
+CAPPED = [
+    "threshold_sparse:margin=1.0,max_keys=45",
+    "threshold_sparse:margin=0.0,max_keys=20",
+    "topp_sparse:p=0.5,max_keys=25",
+    "topp_sparse:p=0.8,max_keys=49",
+    "topp_sparse:p=1.0,max_keys=50",
+    "banded_sparse:window=3+topp_sparse:p=0.5,max_keys=25",
+    "sink_sparse:first=2+threshold_sparse:margin=1.0,max_keys=45",
+]
+
+
+@pytest.mark.parametrize("chunk", [2000, 50 * 13])
+@pytest.mark.parametrize("hidden", ["none", "padding", "pairs"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("spec", CAPPED)
+def test_equals_the_formula_with_ties(spec, causal, hidden, chunk, monkeypatch):
+    monkeypatch.setattr("hf_semfocus.backends.chunked.CHUNK_SCORES", chunk)  # unions take their queries in chunks
+    monkeypatch.setattr("hf_semfocus.mechanisms.capped.AT_ONCE", 2 * 4 * 50 * 7)  # several pieces
+    mask = {"none": None, "padding": padding(2, 50), "pairs": torch.rand(2, 1, 41, 50) < 0.7}[hidden]
+    if hidden == "pairs":
+        mask |= torch.eye(50, dtype=torch.bool)[9:]  # no query but sees itself
+    tensors = [integers(2, 4, 41, 5), integers(2, 2, 50, 5), torch.randn(2, 2, 50, 6)]
+    rows = torch.ones(41, dtype=torch.bool) if hidden != "padding" else mask[:, 0, 0, 9:].view(2, 1, 41)
+    results = []
+    for backend, dtype in (("native", torch.float32), ("eager", torch.float64)):
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in tensors]
+        given = {"attn_mask": mask, "is_causal": causal, "scale": 0.5, "enable_gqa": True, "backend": backend}
+        out = sparse_attention(*inputs, spec, **given)
+        out = out * rows.unsqueeze(-1)
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for ours, true in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), true, rtol=1e-4, atol=1e-5)
+
+
+def test_few_scores_are_held(monkeypatch):
+    monkeypatch.setattr("hf_semfocus.mechanisms.capped.AT_ONCE", 20_000)
+    query, key, value = (torch.randn(1, 2, 400, 4) for _ in range(3))
+    query *= 8  # few keys have all of the weight
+    for spec in ("topp_sparse:p=0.5,max_keys=60", "threshold_sparse:margin=2,max_keys=60"):
+        with Largest() as largest:
+            sparse_attention(query, key, value, spec, is_causal=True, backend="native")
+        assert largest.entries <= 2 * 400 * 61
+
+
+@pytest.mark.parametrize("backend", ["native", "gather", "chunked", "eager"])
+@pytest.mark.parametrize(
+    ("spec", "needed"),
+    [
+        ("threshold_sparse:margin=0.0,max_keys=4", 5),
+        ("topp_sparse:p=0.5,max_keys=9", 10),
+        ("topp_sparse:p=1.0,max_keys=19", 20),
+    ],
+)
+def test_a_query_that_needs_more_is_refused_and_one_that_does_not_is_not(backend, spec, needed):
+    """All scores are equal: a threshold keeps all 20 keys, and half of the mass is 10."""
+    query, key, value = torch.zeros(1, 1, 2, 4), torch.randn(1, 1, 20, 4), torch.randn(1, 1, 20, 4)
+    name, limit = spec.split(":")[0], spec.split("max_keys=")[1]
+    with pytest.raises(ValueError, match=rf"{name}: max_keys={limit}, but a query needs \d+ keys or more") as refused:
+        sparse_attention(query, key, value, spec, backend=backend)
+    assert int(str(refused.value).split("needs ")[1].split()[0]) >= needed
+    enough = spec.replace(f"max_keys={limit}", f"max_keys={20 if name == 'threshold_sparse' else needed}")
+    free = spec.replace(f",max_keys={limit}", "")
+    expected = sparse_attention(query, key, value, free, backend="eager")
+    torch.testing.assert_close(sparse_attention(query, key, value, enough, backend=backend), expected)
+
+
+def test_a_query_with_a_cache_finds_what_it_finds_in_the_whole():
+    query, key, value = torch.randn(3, 1, 2, 60, 4).unbind()
+    spec = "topp_sparse:p=0.7,max_keys=60"
+    whole = sparse_attention(query, key, value, spec, is_causal=True, backend="native")
+    for at in (0, 7, 59):
+        step = (query[:, :, at : at + 1], key[:, :, : at + 1], value[:, :, : at + 1])
+        last = sparse_attention(*step, spec, is_causal=True, backend="native")
+        torch.testing.assert_close(last, whole[:, :, at : at + 1])
+
+
+@pytest.mark.parametrize("spec", ["topp_sparse:p=0.5,max_keys=20", "threshold_sparse:margin=1.0,max_keys=20"])
+def test_not_a_number_shows_where_it_is_seen(spec):
+    query, key, value = torch.randn(3, 1, 1, 20, 4).unbind()
+    key[0, 0, 5] = torch.nan
+    out = sparse_attention(query, key, value, spec, is_causal=True, backend="native")
+    assert out[0, 0, :5].isfinite().all()
+    assert out[0, 0, 5:].isnan().all()
+
+
+def test_what_only_all_scores_can_tell_is_left_to_them():
+    query, key, value = torch.randn(3, 1, 1, 9, 4).unbind()
+    spec, bias = "topp_sparse:p=0.5,max_keys=9", torch.randn(1, 1, 9, 9)
+    ours = sparse_attention(query, key, value, spec, attn_mask=bias, backend="native")
+    torch.testing.assert_close(ours, sparse_attention(query, key, value, spec, attn_mask=bias, backend="eager"))
+    assert explain(query, key, value, spec).chosen == "native"
+    assert explain(query, key, value, "topp_sparse:p=0.5").chosen == "eager"
+
+
+def test_graphs_compute_all_scores_without_the_limit():
+    query, key, value = torch.randn(3, 1, 1, 9, 4).unbind()
+    graph = torch.compile(sparse_attention, backend="eager", fullgraph=True)
+    ours = graph(query, key, value, "topp_sparse:p=1.0,max_keys=2")
+    torch.testing.assert_close(ours, sparse_attention(query, key, value, "topp_sparse:p=1.0"))
+
+
+def test_a_subclass_that_chooses_otherwise_is_not_passed_over():
+    @register("most_sparse")
+    @dataclass(frozen=True, kw_only=True)
+    class Most(TopP):
+        """Every query keeps its highest-scoring key."""
+
+        def choose(self, scores, allowed, at):
+            return super().choose(scores, allowed, at) & (scores == scores.amax(-1, keepdim=True))
+
+    query, key, value = torch.randn(3, 1, 1, 9, 4).unbind()
+    ours = sparse_attention(query, key, value, "most_sparse:p=0.9,max_keys=9", backend="native")
+    torch.testing.assert_close(ours, value.gather(2, (query @ key.mT).argmax(-1, keepdim=True).expand(-1, -1, -1, 4)))
+
+
+def test_the_limit_is_part_of_the_name_where_it_is_given():
+    assert made("topp_sparse:p=0.5").spec == "topp_sparse:p=0.5"
+    assert made("topp_sparse", p=0.5, max_keys=7).spec == "topp_sparse:p=0.5,max_keys=7"
+    assert [made("threshold_sparse", max_keys=7).budget(length) for length in (3, 100)] == [3, 7]
+    assert made("threshold_sparse").budget(100) is None
+    with pytest.raises(ValueError, match=r"max_keys=-1 is not allowed; expected an integer of at least 0"):
+        made("threshold_sparse", max_keys=-1)
