@@ -118,8 +118,11 @@ class Limits:
             yield lambda: f"torch.compile cannot trace how {mechanism.spec} finds its keys"
         if self.keeps != "any" and type(mechanism).normalize is not Mechanism.normalize:
             yield lambda: f"{mechanism.name} has weights of its own; expected softmax"
-        if self.keeps != "any" and mechanism.gradient == STRAIGHT_THROUGH and torch.is_grad_enabled():
-            yield lambda: f"gradient={STRAIGHT_THROUGH!r} is of all visible keys; expected 'hard', or torch.no_grad"
+        # what is dropped must not depend on grad mode, or re-entrant checkpointing would drop other weights again
+        wide = torch.is_grad_enabled() or problem.dropout_p
+        if self.keeps != "any" and mechanism.gradient == STRAIGHT_THROUGH and wide:
+            without = "torch.no_grad without dropout"
+            yield lambda: f"gradient={STRAIGHT_THROUGH!r} is of all visible keys; expected 'hard', or {without}"
         if self.devices is not None and query.device.type not in self.devices:
             expected = _either(self.devices) + self.elsewhere
             yield lambda: f"tensors are on {query.device.type}; expected {expected}"
