@@ -43,6 +43,7 @@ def model(family, spec):
         ("llama", LISTED[2]),
         pytest.param("gpt2", LISTED[3], marks=pytest.mark.slow),
         ("llama", LISTED[4]),
+        ("llama", "block_topk_sparse:k=2,block_size=3"),
     ],
 )
 def test_models_keep_the_kernels(family, spec):
@@ -61,6 +62,8 @@ def test_models_keep_the_kernels(family, spec):
             torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
     wanted = {"hf_semfocus.native_attend.default"}
     wanted |= {"hf_semfocus.native_select.default"} if "topk" in spec or "bottomk" in spec else set()
+    if spec.startswith("block_topk"):
+        wanted = set()  # the formula, as graphs do not hold how blocks are found
     # a graph without and one with padding, of the first length and of any
     assert list(graphs) == 4 * [wanted]
 
