@@ -10,7 +10,16 @@ import torch
 from conftest import CACHE, STATELESS, VOCABULARY, tiny_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BartConfig, CLIPConfig, T5Config, ViTConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BartConfig,
+    BartModel,
+    CLIPConfig,
+    T5Config,
+    ViTConfig,
+)
 
 import hf_semfocus
 from hf_semfocus import analysis, backends, mechanisms
@@ -316,9 +325,23 @@ def test_what_does_not_fit_is_refused(tables, message):
     built.config.semfocus = {"k": 3, **tables}
     with pytest.raises(ValueError, match=message):
         built(ids())
-    if "heads" not in message and "1: '0-4'" not in message:  # the number of heads is known when they are computed
-        with pytest.raises(ValueError, match=message):
-            model(tables={"k": 3, **tables}, name="topk_sparse")
+    with pytest.raises(ValueError, match=message):
+        model(tables={"k": 3, **tables}, name="topk_sparse")
+    with pytest.raises(ValueError, match=message):
+        hf_semfocus.configure(model(tables={}), "topk_sparse", k=3, **tables)
+
+
+@pytest.mark.parametrize("counts", [(4, 2), (2, 4)])
+def test_stacks_may_have_numbers_of_heads_of_their_own(counts):
+    sizes = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
+    heads = dict(zip(("encoder_attention_heads", "decoder_attention_heads"), counts, strict=True))
+    config = BartConfig(vocab_size=20, **sizes, **heads, semfocus={"heads": {"3": "sdpa"}})
+    made = BartModel._from_config(config, attn_implementation="topk_sparse")
+    with pytest.raises(ValueError, match="heads: '3' is not in the model; expected numbers from 0 to 1"):
+        made(input_ids=torch.arange(6)[None])
+    config.semfocus = {"heads": {"4": "sdpa"}}
+    with pytest.raises(ValueError, match="heads: '4' is not in the model; expected numbers from 0 to 3"):
+        BartModel._from_config(config, attn_implementation="topk_sparse")
 
 
 def test_graphs_hold_them():

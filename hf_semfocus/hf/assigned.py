@@ -18,11 +18,13 @@ from torch import nn
 
 from ..mechanisms import Mechanism, names
 from ..mechanisms.in_graphs import constant_in_graphs
-from ..messages import did_you_mean, shown
+from ..messages import did_you_mean, is_integer, shown
 from .layers import place
 from .parameters import settings_of
 from .settings import REMEMBERED, TABLES, is_ours, resolve
 
+HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
+"""Attributes of configurations with numbers of query heads."""
 DENSE = ("sdpa", "eager")
 """Names of full attention in layers and heads."""
 SPAN = re.compile(r"(\d{1,6})(-(\d{1,6})?)?|-([1-9]\d{0,5})")
@@ -62,11 +64,23 @@ def shares_of(layer: nn.Module, spec: str, heads: int | None) -> tuple[Share, ..
     if not settings or not any(table in settings for table in TABLES):
         return (Share(None, *base),)
     tables = [_frozen(settings.get(table, {})) for table in TABLES]
-    plan = _plan(*tables, *place(layer), None if heads is None else int(heads))
+    heads = None if heads is None else int(heads)
+    plan = _plan(*tables, *place(layer), heads, _most_heads(layer) if heads is None else heads)
     found = tuple([Share(numbers, *(_named(name, base[1]) if name else base)) for numbers, name in plan])
     if len(found) > 1 and (owners := [share.mechanism.name for share in found if share.mechanism.owns_state()]):
         raise ValueError(f"{owners[0]} has trainable parameters for all heads; expected it for whole layers")
     return found
+
+
+def _most_heads(layer: nn.Module) -> int | None:
+    """The most query heads that its configuration gives a layer, before a call shows their number; None if unknown.
+
+    A model of two stacks may have a number for each, such as ``decoder_attention_heads``.
+    """
+    config = getattr(layer, "config", None)
+    found = [getattr(config, name, None) for name in HEADS]
+    counts = [count for count in found if is_integer(count)]
+    return max(counts, default=None)
 
 
 def _frozen(table: Any, depth: int = 2) -> Any:
@@ -77,13 +91,21 @@ def _frozen(table: Any, depth: int = 2) -> Any:
 
 
 @constant_in_graphs
-def _plan(layers: Any, heads: Any, layer: int, depth: int | None, deepest: int | None, num_heads: int | None) -> Plan:
+def _plan(
+    layers: Any,
+    heads: Any,
+    layer: int,
+    depth: int | None,
+    deepest: int | None,
+    num_heads: int | None,
+    most_heads: int | None,
+) -> Plan:
     """The plan of the layer with number ``layer`` of a stack of ``depth``, from both tables.
 
     Raises:
         ValueError: an entry is not valid, or not for this model.
     """
-    args = layers, heads, layer, depth, deepest, num_heads
+    args = layers, heads, layer, depth, deepest, num_heads, most_heads
     try:
         try:
             return _planned(*args)
@@ -100,13 +122,22 @@ def _thawed(table: Any) -> Any:
 
 @lru_cache(maxsize=REMEMBERED)
 def _planned(
-    layers: Any, heads: Any, layer: int, depth: int | None, deepest: int | None, num_heads: int | None
+    layers: Any,
+    heads: Any,
+    layer: int,
+    depth: int | None,
+    deepest: int | None,
+    num_heads: int | None,
+    most_heads: int | None,
 ) -> Plan:
     rows = [
-        (span, _names(where, entry, num_heads) if isinstance(entry, tuple) else {ALL: _checked(where, entry)})
+        (
+            span,
+            _names(where, entry, num_heads, most_heads) if isinstance(entry, tuple) else {ALL: _checked(where, entry)},
+        )
         for where, span, entry in _spans("layers", layers, depth, deepest)
     ]
-    mine = next((row for span, row in rows if layer in span), _names("heads", heads, num_heads))
+    mine = next((row for span, row in rows if layer in span), _names("heads", heads, num_heads, most_heads))
     if num_heads is None:
         return tuple((None, name) for name in dict.fromkeys([*mine.values(), *([] if ALL in mine else [None])]))
     groups: dict[str | None, list[int]] = {}
@@ -115,9 +146,9 @@ def _planned(
     return tuple((None if len(groups) == 1 else tuple(numbers), name) for name, numbers in groups.items())
 
 
-def _names(where: str, table: Any, count: int | None) -> dict[range, str]:
+def _names(where: str, table: Any, count: int | None, most: int | None) -> dict[range, str]:
     """The names in a table of heads."""
-    return {span: _checked(inner, name) for inner, span, name in _spans(where, table, count, count)}
+    return {span: _checked(inner, name) for inner, span, name in _spans(where, table, count, most)}
 
 
 def _spans(where: str, table: Any, count: int | None, most: int | None) -> list[tuple[str, range, Any]]:
