@@ -42,14 +42,12 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The processor's model."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def cpu_model() -> str | None:
-    """Family, model and stepping of the processor, which its name may not tell; None where they are not listed."""
-    found = {field: _cpuinfo(field) for field in ("cpu family", "model", "stepping")}
-    return None if None in found.values() else " ".join(f"{field} {number}" for field, number in found.items())
+    """The processor's name, with its family and model where the name has no number of its own (``AMD EPYC``)."""
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
+    if family is None or model is None or any(map(str.isdigit, name.partition("@")[0])):
+        return name
+    return f"{name} (family {family}, model {model})"
 
 
 def flags() -> str:

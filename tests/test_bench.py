@@ -552,7 +552,7 @@ def test_last_line_is_json(measured):
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
-        ("AMD EPYC", "bench_cpu_amd_epyc"),
+        ("AMD EPYC (family 25, model 17)", "bench_cpu_amd_epyc_family_25_model_17"),
         ("AMD EPYC 9R14 96-Core Processor", "bench_cpu_amd_epyc_9r14_96_core"),
         ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "bench_cpu_intel_xeon_platinum_8481c"),
     ],

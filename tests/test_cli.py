@@ -394,15 +394,18 @@ def test_env_tells_versions_machine_and_back_ends_without_names(capsys):
 
 
 def test_processor_is_read_from_the_system(tmp_path, monkeypatch):
-    numbers = "cpu family\t: 26\nmodel\t\t: 2\nstepping\t: 1\n"
-    text = f"processor: 0\n{numbers}model name\t: Some CPU: fast\nflags\t: fpu avx2 avx512f sse\n\n"
-    (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    assert (machine.cpu_name(), machine.instruction_sets()) == ("Some CPU: fast", ["avx2", "avx512f"])
-    assert machine.cpu_model() == "cpu family 26 model 2 stepping 1"
+    text = "processor: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {}\nflags\t: fpu avx2 avx512f sse\n\n"
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "CPUINFO", cpuinfo)
+    for name, shown in (
+        ("Some CPU: fast", "Some CPU: fast (family 26, model 2)"),
+        ("Some CPU @ 2.60GHz", "Some CPU @ 2.60GHz (family 26, model 2)"),
+        ("Some CPU 9R14", "Some CPU 9R14"),
+    ):
+        cpuinfo.write_text(text.format(name))
+        assert (machine.cpu_name(), machine.instruction_sets()) == (shown, ["avx2", "avx512f"])
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "nothing")
     assert machine.cpu_name()
-    assert machine.cpu_model() is None
     assert machine.instruction_sets() == []
     assert machine.versions(["torch", "no-such-package"]).keys() == {"torch"}
 

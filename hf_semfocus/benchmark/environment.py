@@ -16,7 +16,7 @@ PACKAGES = ("hf_semfocus", "torch", "transformers", "x-transformers", "triton", 
 
 
 def file_stem(device: str) -> str:
-    """Name of the results of this machine, without suffix: ``bench_cpu_amd_epyc``."""
+    """Name of the results of this machine, without suffix: ``bench_cpu_amd_epyc_9r14_96_core``."""
     words = re.sub(r"\(\w+\)|@.*|\b(cpu|processor)\b", " ", _name(device).lower())
     return "_".join(["bench", device, *re.findall(r"[a-z0-9]+", words)])
 
@@ -26,7 +26,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": _name(device),
-        **({} if device == "cuda" else {"model": machine.cpu_model(), "instruction_sets": machine.instruction_sets()}),
+        **({} if device == "cuda" else {"instruction_sets": machine.instruction_sets()}),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_at_start": load(),

@@ -62,11 +62,11 @@ def ran_on(result: Measurements) -> str:
     """When and where the benchmark ran, in a sentence."""
     where = result["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    processor = "; ".join(filter(None, (where.get("model"), " ".join(where.get("instruction_sets", ())))))
+    instructions = " ".join(where.get("instruction_sets", ()))
     return (
         f"Ran on {where['date']} on {where['device']}, {where['threads']} threads of {where['cores']} cores "
         f"(load {where['load_at_start']} at the start, {where.get('load_at_end', 'unknown')} at the end); "
-        f"{f'{processor}; ' if processor else ''}{where['system']}, Python {where['python']}, {versions}."
+        f"{f'{instructions}; ' if instructions else ''}{where['system']}, Python {where['python']}, {versions}."
     )
 
 

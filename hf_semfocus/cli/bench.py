@@ -4,7 +4,7 @@
     semfocus bench
     semfocus bench --device cuda
     semfocus bench --cases 4096 --mechanisms topk_sparse banded_sparse --no_models
-    semfocus bench --table outputs/bench-cpu/bench_cpu_amd_epyc.json
+    semfocus bench --table outputs/bench-cpu/bench_cpu_*.json
     semfocus bench --summary recipes/results/bench_cpu_*.json
 
 If a backend is wrong, nothing is timed and the status is 1; with ``--keep_going`` the other cases are timed. Results
