@@ -105,11 +105,11 @@ def measured(tmp_path_factory):
 
 def test_contestants_take_turns_and_the_median_counts():
     clock = Clock()
-    # a first call that loads, one to see how long it takes, and three that count
-    found, _ = measure(
-        {"a": clock.contestant("a", 9, 1, 1, 5, 3), "b": clock.contestant("b", 9, 1, 2, 2, 8)}, 3, clock=clock, slow=10
-    )
-    assert clock.order == [*"aabb", *"ababab"]
+    # a first call that loads, one to see how long it takes, and three that count, each after one that does not
+    seconds = {"a": (9, 1, 7, 1, 7, 5, 7, 3), "b": (9, 1, 7, 2, 7, 2, 7, 8)}
+    names = {name: clock.contestant(name, *each) for name, each in seconds.items()}
+    found, _ = measure(names, 3, clock=clock, slow=10)
+    assert clock.order == [*"aabb"] * 4
     assert found["a"].seconds == (1, 5, 3)
     assert (found["a"].median, found["b"].median) == (3, 2)
     assert found["b"].as_dict() == {"median": 2, "quartiles": [2, 5], "repetitions": 3, "calls_per_repetition": 1}
@@ -120,7 +120,7 @@ def test_fast_contestants_are_called_several_times_in_a_repetition():
     found, _ = measure({"a": clock.contestant("a", *[0.25] * 100)}, 2, clock=clock, shortest=1.0)
     assert found["a"].calls == 4
     assert found["a"].seconds == (0.25, 0.25)
-    assert len(clock.order) == 2 + 2 * 4
+    assert len(clock.order) == 2 + 2 * (1 + 4)
 
 
 def test_slow_context_takes_part_less_often_but_what_goals_need_does_not():
@@ -525,7 +525,7 @@ def test_model_step_takes_turns_on_one_model(monkeypatch):
     )
     assert tokens == 10 + 12
     assert {name: timing.seconds for name, timing in timings.items()} == {OURS: (0, 0), SDPA: (0, 0)}
-    assert seen == ["topk_sparse:k=5"] * 10 * (2 + 2)  # layers, and sdpa's steps are not ours
+    assert seen == ["topk_sparse:k=5"] * 10 * (2 + 2 * 2)  # layers, and sdpa's steps are not ours
 
 
 def test_language_model_step(monkeypatch):

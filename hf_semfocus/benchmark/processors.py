@@ -77,17 +77,16 @@ def _ran(where: Measurements) -> str:
 
 def _lowest(columns: Sequence[Mapping[tuple[str, str], Row]], devices: Sequence[str]) -> Iterator[str]:
     """The lowest speed-up of each kind of rows, and the goals that were missed."""
-    every = [(row, device) for column, device in zip(columns, devices, strict=True) for row in column.values()]
+    on = [f" on {device}" if len(devices) > 1 else "" for device in devices]
+    every = [(row, where) for column, where in zip(columns, on, strict=True) for row in column.values()]
     lowest = []
     for kind in dict.fromkeys(row.kind for row, _ in every):
-        row, device = min(((r, d) for r, d in every if r.kind == kind), key=lambda pair: pair[0].speedup)
-        lowest.append(f"{row.speedup:.2f} for {row.kind} ({row.case}, {row.mechanism}, on {device})")
+        row, where = min(((r, w) for r, w in every if r.kind == kind), key=lambda pair: pair[0].speedup)
+        lowest.append(f"{row.speedup:.2f} for {row.kind} ({row.case}, {row.mechanism}{where})")
     if lowest:
         yield f"Lowest of all: {'; '.join(lowest)}."
     missed = [
-        f"{row.case} {row.mechanism} on {device}"
-        for row, device in every
-        if row.goal is not None and row.speedup < row.goal
+        f"{row.case} {row.mechanism}{where}" for row, where in every if row.goal is not None and row.speedup < row.goal
     ]
     if missed:
         yield f"Missed goals: {'; '.join(missed)}."

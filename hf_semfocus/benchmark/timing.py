@@ -70,6 +70,8 @@ def measure(
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Time the contestants in rounds: A B C, A B C, ...
 
+    Each begins with a call that is not timed, but for those whose call takes more than ``slow`` seconds.
+
     Args:
         contestants: functions by name.
         repeats: number of rounds.
@@ -85,9 +87,11 @@ def measure(
     """
     prepare = prepare or {}
 
-    def timed(name: str, calls: int) -> float:
+    def timed(name: str, calls: int, warm: bool = False) -> float:
         prepare.get(name, _nothing)()
         call = contestants[name]
+        if warm:
+            call()
         start = clock()
         for _ in range(calls):
             call()
@@ -97,7 +101,7 @@ def measure(
     gc.collect()
     gc.disable()
     try:
-        calls, rounds, failures = {}, {}, {}
+        calls, rounds, failures, warm = {}, {}, {}, {}
         for name in contestants:
             try:
                 once = timed(name, 1)  # the first call loads and compiles
@@ -110,11 +114,12 @@ def measure(
                 once = timed(name, 1)
             calls[name] = max(1, math.ceil(shortest / max(once, 1e-9))) if once < shortest else 1
             rounds[name] = min(repeats, FEW) if name in context and once > slow else repeats
+            warm[name] = once <= slow  # as the one before leaves caches and freed memory as it needed them
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(repeats):
             for name in calls:
                 if number < rounds[name]:
-                    seconds[name].append(timed(name, calls[name]))
+                    seconds[name].append(timed(name, calls[name], warm[name]))
     finally:
         if collecting:
             gc.enable()
