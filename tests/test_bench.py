@@ -586,8 +586,9 @@ def test_processors_side_by_side(measured, monkeypatch, tmp_path, capsys):
     assert rows[2] == ["1,2,32,8 causal", "topk_sparse:k=4", "2.5", "3.00", "2.00", "-"]
     assert rows[3] == ["1,2,64,8 causal", "topk_sparse:k=4", "2.5", "4.00", "-", "-"]
     assert rows[-1] == ["training step: even_pairs, 25 x 40", "topk_sparse:k=5", "1", "1.50", "1.00", "-"]
-    assert "Lowest of all: 2.00 for attention (1,2,32,8 causal, topk_sparse:k=4, on B); 1.00 for training" in text
+    assert "Lowest of all: 2.00 for attention (1,2,32,8 causal, topk_sparse:k=4 on B); 1.00 for training" in text
     assert text.endswith("Missed goals: 1,2,32,8 causal topk_sparse:k=4 on B.")
+    assert " on B" not in summary([second]).partition("Lowest")[2]
     for result, name in ((first, "a.json"), (second, "b.json")):
         (tmp_path / name).write_text(json.dumps(result))
     bench.main(["--summary", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
