@@ -428,6 +428,8 @@ STATIC = {
     "strided": ("strided_sparse:window=3,stride=5", {}),
     "block_local_with_global_tokens": ("block_local_sparse:block_size=8,num_global_tokens=2", {}),
     "random": ("random_sparse:k=5", {"causal": True}),
+    "threshold": ("threshold_sparse:margin=1.0,max_keys=22", {"causal": True}),
+    "top_p": ("topp_sparse:p=0.7,max_keys=22", {}),
 }
 
 

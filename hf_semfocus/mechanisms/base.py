@@ -32,7 +32,7 @@ from .declare import implied, parameters
 
 STRAIGHT_THROUGH = "straight_through"
 
-Select = Callable[[Problem, int, int], Tensor]
+Select = Callable[..., Any]
 """``select`` of a set of kernels, see :class:`hf_semfocus.backends.lists.Kernels`."""
 
 

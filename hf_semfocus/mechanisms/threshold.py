@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
-from ..attention.problem import Problem
 from .capped import Capped
 from .declare import real
 from .registry import register
@@ -31,5 +30,5 @@ class Threshold(Capped):
         highest = scores.masked_fill(~allowed, -torch.inf).amax(-1, keepdim=True)
         return self.refuse_more(allowed & ~(scores < highest - self.margin))
 
-    def among(self, problem: Problem, ordered: Tensor) -> Tensor:
-        return ~(ordered < ordered[..., :1] - self.margin)
+    def among(self, scores: Tensor, total: Tensor) -> Tensor:
+        return ~(scores < scores.amax(-1, keepdim=True) - self.margin)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..attention.positions import Positions
-from ..attention.problem import Problem
 from ..attention.selection import holding
 from .capped import Capped
 from .declare import real
@@ -30,11 +29,10 @@ class TopP(Capped):
     def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
         return self.refuse_more(holding(self.p, scores, allowed))
 
-    def among(self, problem: Problem, ordered: Tensor) -> Tensor:
+    def among(self, scores: Tensor, total: Tensor) -> Tensor:
         if self.p == 1:
-            return torch.ones_like(ordered, dtype=torch.bool)
-        highest = ordered[..., :1]
-        # the denominator of the softmax is the only thing that all keys have a part in
-        total = (problem.scores() - highest).masked_fill(~problem.allowed, -torch.inf).exp().sum(-1, keepdim=True)
-        before = ((ordered - highest).exp() / total).cumsum(-1) < self.p
-        return torch.cat([torch.ones_like(before[..., :1]), before[..., :-1]], -1)
+            return torch.ones_like(scores, dtype=torch.bool)
+        ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+        reached = ((ordered - ordered[..., :1]).exp() / total).cumsum(-1) >= self.p
+        needed = torch.cat([torch.ones_like(reached[..., :1]), ~reached[..., :-1]], -1)
+        return torch.zeros_like(needed).scatter(-1, order, needed)

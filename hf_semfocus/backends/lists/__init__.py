@@ -9,7 +9,6 @@ A set of kernels is a folder below this one, of which a line in :data:`hf_semfoc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ...attention.problem import Problem
 from ...mechanisms import Mechanism
+from ...mechanisms.base import Select
 from ..limits import Limits
 from . import wide
 from .making import make, take
@@ -34,14 +34,17 @@ class Kernels(Protocol):
         LIMITS: their limits; ``keeps`` must be ``"lists"``.
         COMPILED: whether they are faster than dense products at any size.
         UPCAST: whether they need every tensor in the type of the scores.
-        select: ``(problem, k, sign) -> lists`` of the ``k`` keys of highest ``sign * score`` of every query, of equal
-            scores the later key; ``k`` is at most the number of keys. None to select in PyTorch.
+        select: ``(problem, k, sign, softmax=False) -> lists`` of the ``k`` keys of highest ``sign * score`` of every
+            query, of equal scores the later key; ``k`` is at most the number of keys. With ``softmax``, which compiled
+            graphs do not ask for, the columns ascend, and there come with them their scores, -inf in empty slots, and
+            ``[batch, heads, queries, 1]``: the sum of ``exp(sign * score)`` over all keys of a query, divided by the
+            highest. None to select in PyTorch.
     """
 
     LIMITS: Limits
     COMPILED: bool
     UPCAST: bool
-    select: Callable[[Problem, int, int], Tensor] | None
+    select: Select | None
 
     def attend(
         self, problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool

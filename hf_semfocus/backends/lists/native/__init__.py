@@ -37,10 +37,11 @@ COMPILED = True
 UPCAST = True
 
 
-def select(problem: Problem, k: int, sign: int) -> Tensor:
+def select(problem: Problem, k: int, sign: int, softmax: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """See :class:`hf_semfocus.backends.lists.Kernels`."""
-    seen, run = problem.visibility, operators.select if torch.compiler.is_compiling() else kernels.select
-    return run(problem.query, problem.key, k, problem.scale, sign, seen.mask, problem.bias, seen.limit)
+    seen = problem.visibility
+    inputs = (problem.query, problem.key, k, problem.scale, sign, seen.mask, problem.bias, seen.limit)
+    return operators.select(*inputs) if torch.compiler.is_compiling() else kernels.select(*inputs, softmax)
 
 
 def attend(problem: Problem, index: Tensor, bias: Tensor | None, return_weights: bool) -> tuple[Tensor, None]:

@@ -98,10 +98,11 @@ struct Problem {
         int32_t *data; // [.., .., queries, slots]
         int64_t batch, head;
     } index;
-    float *weights; // [batch, heads, queries, slots]
+    float *weights; // [batch, heads, queries, slots]; select(): the scores of the lists, or null
     Rows output, grad_output, grad_query, grad_key, grad_value;
     float *grad_scores; // [batch, heads, queries, slots], before the scale, or null
-    float *delta;       // [batch, heads, queries]: sum of weights times their gradients, or null
+    float *delta;       // [batch, heads, queries]: sum of weights times their gradients, or null;
+                        // select(): sum of the exponentials of all scores less the highest, or null
 };
 }
 
@@ -398,6 +399,26 @@ static void adjust(const Problem &p, int64_t b, int64_t h, int64_t i, int64_t fi
     std::fill(scores + stop, scores + count, EXCLUDED);
 }
 
+// The sum of exponentials of a row's scores less the highest of them, strip by strip.
+struct Exponentials {
+    float highest, total;
+
+    void clear() {
+        highest = LOWEST; // finite, as -inf - -inf is NaN
+        total = 0;
+    }
+    void add(const float *scores, int64_t count) { // a multiple of LANES
+        Vector most = all(highest), added = {};
+        for (int64_t c = 0; c < count; c += LANES) most = larger(load(scores + c), most);
+        float part[LANES];
+        store(part, most);
+        const float before = highest;
+        for (int l = 0; l < LANES; l++) highest = std::max(highest, part[l]);
+        for (int64_t c = 0; c < count; c += LANES) added += exponential(load(scores + c) - highest);
+        total = total * exponential(all(before - highest))[0] + sum(added);
+    }
+};
+
 extern "C" void select_keys(const Problem *problem) {
     const Problem &p = *problem;
     const bool few = p.queries < 4; // too few queries to pay for packing the keys
@@ -419,6 +440,7 @@ extern "C" void select_keys(const Problem *problem) {
         std::vector<float> queries(height * p.head_dim), strip(height * width);
         std::vector<int32_t> maxima;
         std::vector<Candidates> best(height, Candidates(p.slots));
+        std::vector<Exponentials> sums(height);
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < p.batch * p.heads * tiles; n++) {
             // the last queries first: causal rows are the longer the later
@@ -429,6 +451,7 @@ extern "C" void select_keys(const Problem *problem) {
             if (p.limit) stop = std::min(stop, *std::max_element(p.limit + first, p.limit + first + rows) + 1);
             (few ? pack<1> : pack<TILE>)(p.query, b, h, first, p.queries, p.head_dim, p.sign * p.scale, queries.data());
             for (auto &c : best) c.clear();
+            for (auto &s : sums) s.clear();
             for (int64_t start = 0; start < stop; start += width) {
                 const int64_t count = (std::min(width, stop - start) + 63) / 64 * 64;
                 if (few)
@@ -442,13 +465,19 @@ extern "C" void select_keys(const Problem *problem) {
                     float *scores = strip.data() + r * width;
                     adjust(p, b, h, first + r, start, count, scores);
                     take(best[r], scores, count, start, maxima);
+                    if (p.delta) sums[r].add(scores, count);
                 }
             }
             for (int64_t r = 0; r < rows; r++) {
                 auto &found = best[r];
                 found.shrink();
-                int32_t *out = p.index.data + ((b * p.heads + h) * p.queries + first + r) * p.slots;
+                const int64_t row = (b * p.heads + h) * p.queries + first + r;
+                int32_t *out = p.index.data + row * p.slots;
                 for (int64_t s = 0; s < p.slots; s++) out[s] = s < found.count ? found.columns[s] : -1;
+                if (!p.weights) continue;
+                for (int64_t s = 0; s < p.slots; s++)
+                    p.weights[row * p.slots + s] = s < found.count ? p.sign * found.scores[s] : EXCLUDED;
+                if (p.delta) p.delta[row] = sums[r].total;
             }
         }
     }

@@ -93,7 +93,8 @@ def select(
     mask: Tensor | None,
     bias: Tensor | None,
     limit: Tensor | None,
-) -> Tensor:
+    softmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """The ``k`` keys of highest (``sign`` 1) or lowest (-1) score of every query; of equal scores the later key.
 
     Args:
@@ -105,9 +106,12 @@ def select(
         mask: bool, broadcastable to the scores, True where a query may see a key; None for everywhere.
         bias: broadcastable to the scores; None for none.
         limit: int64 ``[queries]``, the last column each query may see; None for no limit.
+        softmax: also return the scores of the lists, -inf in empty slots, and ``[batch, heads, queries, 1]``, the sums
+            of the exponentials of all ``sign * scores`` of a query less the highest.
     """
     shape = (*query.shape[:3], key.shape[2])
     index = query.new_empty(*query.shape[:3], k, dtype=torch.int32)
+    scores, totals = [query.new_empty(*query.shape[:3], size) if softmax else None for size in (k, 1)]
     _call(
         "select_keys",
         query,
@@ -118,8 +122,10 @@ def select(
         mask=_plane(mask, shape),
         bias=_plane(bias, shape),
         limit=_pointer(limit, query.shape[2]),
+        weights=_pointer(scores, *index.shape),
+        delta=_pointer(totals, *query.shape[:3], 1),
     )
-    return index
+    return (index, scores, totals) if softmax else index
 
 
 def forward(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....attention.problem import Problem
 from ...limits import Limits
+from .. import listed
 from . import operators
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -39,7 +40,7 @@ COMPILED = True
 UPCAST = False
 
 
-def select(problem: Problem, k: int, sign: int) -> Tensor:
+def select(problem: Problem, k: int, sign: int, softmax: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """See :class:`hf_semfocus.backends.lists.Kernels`."""
     if torch.compiler.is_compiling():
         seen = problem.visibility
@@ -48,7 +49,8 @@ def select(problem: Problem, k: int, sign: int) -> Tensor:
     from . import selection
 
     with torch.cuda.device_of(problem.query):
-        return selection.select(problem, k, sign)
+        index = selection.select(problem, k, sign)
+    return listed.with_softmax(problem, index, sign) if softmax else index
 
 
 def attend(problem: Problem, index: Tensor, bias: None, return_weights: bool) -> tuple[Tensor, None]:
