@@ -109,10 +109,10 @@ def test_a_part_without_attention_is_a_part_and_no_model_of_its_own():
         model.set_attn_implementation("topk_sparse:k=9999")
         torch.testing.assert_close(model(pixel_values=pixels).last_hidden_state, dense)
     assert not torch.allclose(sparse, dense)
-    with pytest.raises(UnsupportedModelError, match="ResNetModel computes"):
+    with pytest.raises(UnsupportedModelError, match="ResNetModel has no attention layers"):
         AutoModel.from_config(transformers.ResNetConfig(), attn_implementation=SPEC)
     # whoever names the part alone asks for something
-    with pytest.raises(UnsupportedModelError, match="ResNetBackbone computes"):
+    with pytest.raises(UnsupportedModelError, match="ResNetBackbone has no attention layers"):
         detr({"backbone_config": SPEC})
 
 

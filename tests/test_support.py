@@ -17,7 +17,7 @@ def model(family="llama", spec="topk_sparse:k=3"):
 
 @pytest.mark.parametrize(
     "family",
-    ["Bloom", "Mpt", "DebertaV2", "GPTNeo", "Falcon", "XLNet", "MPNet", "OpenAIGPT", "Mamba", "FNet"],
+    ["Bloom", "Mpt", "DebertaV2", "GPTNeo", "Falcon", "XLNet", "MPNet", "OpenAIGPT"],
 )
 def test_classes_with_their_own_attention_are_refused(family):
     config = getattr(transformers, f"{family}Config")(vocab_size=VOCABULARY)
@@ -26,6 +26,17 @@ def test_classes_with_their_own_attention_are_refused(family):
         with pytest.raises(UnsupportedModelError, match=rf"{family}Model computes .* Use attn_implementation='eager'"):
             built.set_attn_implementation("topk_sparse")
         with pytest.raises(UnsupportedModelError, match=f"{family}Model .*attn_implementation='topk_sparse:k=8'"):
+            AutoModel.from_config(config, attn_implementation="topk_sparse:k=8")
+
+
+@pytest.mark.parametrize("family", ["Mamba", "FNet"])
+def test_classes_without_any_attention_are_refused_as_such(family):
+    config = getattr(transformers, f"{family}Config")(vocab_size=VOCABULARY)
+    with torch.device("meta"):
+        refused = pytest.raises(UnsupportedModelError, match=f"^{family}Model has no attention layers, so .* GPT-2")
+        with refused:
+            AutoModel.from_config(config).set_attn_implementation("topk_sparse")
+        with refused:
             AutoModel.from_config(config, attn_implementation="topk_sparse:k=8")
 
 

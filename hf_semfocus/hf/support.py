@@ -21,6 +21,9 @@ from . import observe
 from .layers import attention_layers, left_alone, table_user, uses_interface
 from .settings import is_ours
 
+FAMILIES = "GPT-2, GPT-NeoX, LLaMA, Qwen, OPT, BERT, RoBERTa, ModernBERT, T5, ViT"
+"""Families that a refusal names."""
+
 
 class UnsupportedModelError(ValueError):
     """A model, or one of its layers, does not compute its attention through the attention interface."""
@@ -54,6 +57,11 @@ def check_modules(model: PreTrainedModel, name: str, whole: bool) -> None:
     """
     inner = tuple(f"{path}." for path, part in model.named_modules() if path and isinstance(part, PreTrainedModel))
     layers = dict(attention_layers(model))
+    if whole and not layers and not any("Attention" in type(module).__name__ for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no attention layers, so attn_implementation={name!r} would be ignored. "
+            f"Expected a family with attention, such as {FAMILIES}"
+        )
     if whole and not any(uses_interface(type(layer)) for layer in layers.values()):
         raise _unsupported(type(model).__name__, name)
     dense = {
@@ -129,8 +137,7 @@ def _unsupported(what: str, name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{what} computes attention in code of its own, not through Transformers' attention interface, so "
         f"attn_implementation={name!r} would crash or be ignored. Use attn_implementation='eager' (dense), name other "
-        "parts of the model only, as in {'text_config': NAME}, or a family with the interface, such as GPT-2, "
-        "GPT-NeoX, LLaMA, Qwen, OPT, BERT, RoBERTa, ModernBERT, T5, ViT"
+        f"parts of the model only, as in {{'text_config': NAME}}, or a family with the interface, such as {FAMILIES}"
     )
 
 
