@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -81,7 +82,11 @@ def test_cost_is_steps_times_measured_seconds(tmp_path):
     # full attention took 200 steps on average; of the band nothing is known but the task: the median of 0.5 and 2 s
     assert (found.seconds, found.at_most, found.unknown) == (200 * 0.5 + 400 * 1.25, 400 * 0.5 + 400 * 1.25, 1)
     assert "about 0.167 CPU hours, at most 0.194, and 1 runs whose step was not measured" in str(found)
+    short = Point("pretrain", {"task": "parity", "attention": "sdpa", "max_steps": 9}, {})
+    results.add(short, {"status": "finished", "step": 9}, [])  # stopped, so it tells nothing
+    assert cost(left, steps, [results]).seconds == found.seconds
     assert "unknown" in str(cost(left, steps, []))
+    assert str(replace(found, seconds=3600 * 6090.4, unknown=0)) == "about 6,090 CPU hours, at most 0.194"
     assert step_seconds(left, results) == {left[0].name: 0.5}
 
 

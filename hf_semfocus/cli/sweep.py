@@ -37,7 +37,7 @@ from ..grid import (
     run,
     training_command,
 )
-from ..grid.cost import cost, steps_at_most
+from ..grid.cost import cost, hours, steps_at_most
 from ..grid.results import LENGTHS, RUNS, TIMES
 from ..training import TrainingOptions, start
 
@@ -150,8 +150,8 @@ def steps(point: Point) -> int | None:
 def _rest(points: Sequence[Point], measured: Sequence[Results], workers: int) -> str:
     """What is left, in words."""
     found = cost(points, steps, measured)
-    hours = f"; {found.seconds / 3600 / workers:.3g} hours with workers={workers}" if found.seconds else ""
-    return f"left: {found}{hours}"
+    split = f"; {hours(found.seconds / workers)} hours with workers={workers}" if found.seconds else ""
+    return f"left: {found}{split}"
 
 
 def _write_table(results: Results, path: Path) -> list[Failure]:

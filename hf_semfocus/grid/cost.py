@@ -38,7 +38,12 @@ class Cost:
         if not known:
             return "cost unknown, as no step was measured yet" if self.runs else "no cost"
         rest = f", and {self.unknown} runs whose step was not measured" if self.unknown else ""
-        return f"about {self.seconds / 3600:.3g} CPU hours, at most {self.at_most / 3600:.3g}{rest}"
+        return f"about {hours(self.seconds)} CPU hours, at most {hours(self.at_most)}{rest}"
+
+
+def hours(seconds: float) -> str:
+    """Seconds in hours, to three digits."""
+    return f"{seconds / 3600:,.0f}" if seconds >= 360000 else f"{seconds / 3600:.3g}"
 
 
 def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured: Sequence[Results]) -> Cost:
@@ -55,7 +60,7 @@ def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured
     seconds = _by_likeness(
         (options[line["point"]], line["seconds_per_step"]) for results in measured for line in results.times
     )
-    taken = _by_likeness((run, run["step"]) for run in runs if run["status"] != "diverged" and "step" in run)
+    taken = _by_likeness((run, run["step"]) for run in runs if _ran_to_its_end(run))
     found, highest, unknown = 0.0, 0.0, 0
     for point in points:
         of = {"command": point.command, **point.options}
@@ -89,6 +94,11 @@ def steps_at_most(configuration: Mapping[str, Any], train_size: int | None) -> i
     epochs = None if size is None else configuration["epochs"] * math.ceil(size / configuration["batch_size"])
     limits = [limit for limit in (epochs, configuration.get("max_steps")) if limit is not None]
     return min(limits, default=None)
+
+
+def _ran_to_its_end(run: Mapping[str, Any]) -> bool:
+    """Whether the steps of a run tell how many others take: it neither diverged nor stopped at ``max_steps``."""
+    return run["status"] != "diverged" and "step" in run and run["step"] != run.get("max_steps")
 
 
 def _keys(options: Mapping[str, Any]) -> list[Alike]:
