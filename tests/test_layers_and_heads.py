@@ -331,6 +331,16 @@ def test_what_does_not_fit_is_refused(tables, message):
         hf_semfocus.configure(model(tables={}), "topk_sparse", k=3, **tables)
 
 
+@pytest.mark.parametrize("key", ["-2", "-4"])
+def test_heads_may_be_counted_from_the_end(key):
+    built = model(tables={"heads": {key: "sdpa"}})
+    shares = calls(built, built.dummy_inputs)[0]
+    kept = {call.problem.heads for call in shares if call.mechanism.name == "full"}
+    assert kept == ({(2, 3)} if key == "-2" else {None})
+    with pytest.raises(ValueError, match="heads: '-5' is not in the model; expected numbers from 0 to 3"):
+        model(tables={"heads": {"-5": "sdpa"}})
+
+
 @pytest.mark.parametrize("counts", [(4, 2), (2, 4)])
 def test_stacks_may_have_numbers_of_heads_of_their_own(counts):
     sizes = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}

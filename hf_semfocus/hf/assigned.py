@@ -23,8 +23,8 @@ from .layers import place
 from .parameters import settings_of
 from .settings import REMEMBERED, TABLES, is_ours, resolve
 
-HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
-"""Attributes of configurations with numbers of query heads."""
+HEADS = "attention_heads"
+"""End of the names of attributes with numbers of query heads in configurations."""
 DENSE = ("sdpa", "eager")
 """Names of full attention in layers and heads."""
 SPAN = re.compile(r"(\d{1,6})(-(\d{1,6})?)?|-([1-9]\d{0,5})")
@@ -75,12 +75,12 @@ def shares_of(layer: nn.Module, spec: str, heads: int | None) -> tuple[Share, ..
 def _most_heads(layer: nn.Module) -> int | None:
     """The most query heads that its configuration gives a layer, before a call shows their number; None if unknown.
 
-    A model of two stacks may have a number for each, such as ``decoder_attention_heads``.
+    A model of two stacks or of two kinds of layers may have a number for each, such as ``decoder_attention_heads``.
     """
     config = getattr(layer, "config", None)
-    found = [getattr(config, name, None) for name in HEADS]
-    counts = [count for count in found if is_integer(count)]
-    return max(counts, default=None)
+    others = [name for name in vars(config or object) if name.endswith(HEADS) and "key_value" not in name]
+    found = [getattr(config, name, None) for name in (f"num_{HEADS}", *others)]  # the first may be another name's
+    return max((count for count in found if is_integer(count)), default=None)
 
 
 def _frozen(table: Any, depth: int = 2) -> Any:
@@ -170,7 +170,9 @@ def _spans(where: str, table: Any, count: int | None, most: int | None) -> list[
         end = count or ENDLESS
         first = max(0, end - int(match[4])) if match[4] else int(match[1])
         last = int(match[3]) if match[3] else max(first, end - 1) if match[2] or match[4] else first
-        if most is not None and max(int(match[4] or 0) - 1, first, int(match[3] or 0)) >= most:
+        # the number from the end of a stack whose size is not known here says how many there must be
+        highest = int(match[4]) - 1 if match[4] else max(first, int(match[3] or 0))
+        if most is not None and highest >= most:
             raise ValueError(f"{where}: {key!r} is not in the model; expected numbers from 0 to {most - 1}")
         for _, other, _ in found:
             if first < other.stop and other.start <= last:
