@@ -71,7 +71,7 @@ def test_a_query_that_needs_more_is_refused_and_one_that_does_not_is_not(backend
     """All scores are equal: a threshold keeps all 20 keys, and half of the mass is 10."""
     query, key, value = torch.zeros(1, 1, 2, 4), torch.randn(1, 1, 20, 4), torch.randn(1, 1, 20, 4)
     name, limit = spec.split(":")[0], spec.split("max_keys=")[1]
-    with pytest.raises(ValueError, match=rf"{name}: a query needs more keys than max_keys={limit}"):
+    with pytest.raises(ValueError, match=rf"{name}: a query, .*, needs more keys than max_keys={limit};"):
         sparse_attention(query, key, value, spec, backend=backend)
     enough = spec.replace(f"max_keys={limit}", f"max_keys={20 if name == 'threshold_sparse' else needed}")
     free = spec.replace(f",max_keys={limit}", "")
@@ -89,11 +89,12 @@ def test_a_query_with_a_cache_finds_what_it_finds_in_the_whole():
         torch.testing.assert_close(last, whole[:, :, at : at + 1])
 
 
-@pytest.mark.parametrize("spec", ["topp_sparse:p=0.5,max_keys=20", "threshold_sparse:margin=1.0,max_keys=20"])
-def test_not_a_number_shows_where_it_is_seen(spec):
+@pytest.mark.parametrize("backend", ["native", "gather", "chunked", "eager"])
+@pytest.mark.parametrize("spec", ["topp_sparse:p=0.5,max_keys=12", "threshold_sparse:margin=1.0,max_keys=12"])
+def test_not_a_number_shows_where_it_is_seen(spec, backend):
     query, key, value = torch.randn(3, 1, 1, 20, 4).unbind()
     key[0, 0, 5] = torch.nan
-    out = sparse_attention(query, key, value, spec, is_causal=True, backend="native")
+    out = sparse_attention(query, key, value, spec, is_causal=True, backend=backend)
     assert out[0, 0, :5].isfinite().all()
     assert out[0, 0, 5:].isnan().all()
 
@@ -136,7 +137,16 @@ def test_graphs_compute_all_scores_without_the_limit():
     query, key, value = torch.randn(3, 1, 1, 9, 4).unbind()
     graph = torch.compile(sparse_attention, backend="eager", fullgraph=True)
     ours = graph(query, key, value, "topp_sparse:p=1.0,max_keys=2")
-    torch.testing.assert_close(ours, sparse_attention(query, key, value, "topp_sparse:p=1.0"))
+    expected = sparse_attention(query, key, value, "topp_sparse:p=1.0")
+    torch.testing.assert_close(ours, expected)
+    broken = torch.compile(sparse_attention, backend="eager")
+    named = (query, key, value, "topp_sparse:p=1.0,max_keys=2")
+    with pytest.raises(ValueError, match="topp_sparse.*max_keys=2"):
+        broken(*named, backend="native")
+    # the second call enters the compiled parts of the first
+    torch.testing.assert_close(broken(*named, backend="native"), expected)
+    nothing = (tensor.to("meta") for tensor in (query, key, value))
+    assert sparse_attention(*nothing, "topp_sparse:p=1.0,max_keys=2").shape == expected.shape
 
 
 def test_a_subclass_that_chooses_otherwise_is_not_passed_over():

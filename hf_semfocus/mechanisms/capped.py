@@ -2,8 +2,7 @@
 
 With ``max_keys`` a kernel finds the highest-scoring keys of every query, one more than the limit, and the mechanism
 decides among them. That is exact, or refused where a query needs more keys than the limit. To cut such rows off would
-be another mechanism, which nobody asked for; to compute them by the formula would take the memory of all scores just
-where there are many.
+be another mechanism, which nobody asked for.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from .declare import count
 class Capped(ByScore):
     """Keys are selected by score, as many as a query needs, or at most ``max_keys``.
 
-    A query that needs more than ``max_keys`` is an error (ValueError), except in compiled and traced graphs, which
-    compute it. 0 is no limit, for which back ends compute all scores.
+    A query that needs more than ``max_keys`` is an error (ValueError), even one of padding, except in compiled and
+    traced graphs, which compute it. 0 is no limit, for which back ends compute all scores.
     """
 
     max_keys: int = count(0, "most keys of a query, an error where it needs more; 0 for no limit", 0, implied=True)
@@ -65,10 +64,11 @@ class Capped(ByScore):
         Raises:
             ValueError: a query keeps more than ``max_keys``.
         """
-        if self.max_keys and tracer() is None and keep.numel() and int(keep.sum(-1).max()) > self.max_keys:
+        readable = type(keep) is Tensor and not keep.is_meta and keep.numel() and tracer() is None
+        if self.max_keys and readable and int(keep.sum(-1).max()) > self.max_keys:
             raise ValueError(
-                f"{self.name}: a query needs more keys than max_keys={self.max_keys}; expected a higher limit, or "
-                "none (max_keys=0), for which all scores are computed"
+                f"{self.name}: a query, maybe of padding, needs more keys than max_keys={self.max_keys}; expected a "
+                "higher limit, or none (max_keys=0), for which all scores are computed"
             )
         return keep
 

@@ -27,6 +27,7 @@ class Threshold(Capped):
     margin: float = real(4.0, "largest distance from the highest score", minimum=0.0)
 
     def choose(self, scores: Tensor, allowed: Tensor, at: Positions | None) -> Tensor:
+        scores = scores.nan_to_num(torch.inf, torch.inf, -torch.inf)
         highest = scores.masked_fill(~allowed, -torch.inf).amax(-1, keepdim=True)
         return self.refuse_more(allowed & ~(scores < highest - self.margin))
 

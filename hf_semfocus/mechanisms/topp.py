@@ -33,6 +33,6 @@ class TopP(Capped):
         if self.p == 1:
             return torch.ones_like(scores, dtype=torch.bool)
         ordered, order = scores.sort(dim=-1, descending=True, stable=True)
-        reached = ((ordered - ordered[..., :1]).exp() / total).cumsum(-1) >= self.p
-        needed = torch.cat([torch.ones_like(reached[..., :1]), ~reached[..., :-1]], -1)
+        short = ((ordered - ordered[..., :1]).exp() / total).cumsum(-1) < self.p  # not where it is NaN
+        needed = torch.cat([torch.ones_like(short[..., :1]), short[..., :-1]], -1)
         return torch.zeros_like(needed).scatter(-1, order, needed)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ...attention.problem import Problem
 from ...attention.selection import highest_index
+from ...attention.tracers import tracer
 from ...mechanisms import Mechanism
 from ...mechanisms.base import Select
 from ..chunked import chunks
@@ -72,7 +73,8 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
         keep = mechanism.keep(scores, allowed, at).expand(scores.shape)
         if mechanism.positional and (sees_all := mechanism.sees_all(at)) is not None:
             keep = keep & ~sees_all
-        return _columns_of(keep, max(1, mechanism.budget(scores.shape[-1])))
+        keys = scores.shape[-1]
+        return _columns_of(keep, max(1, mechanism.budget(keys) if tracer() is None else keys))
     if (pattern := mechanism.kept_by_position(at)) is not None:
         allowed = allowed & pattern
     index, kept = highest_index(mechanism.ranked(scores, at), allowed, mechanism.k)
