@@ -20,13 +20,17 @@ from .jobs import Job
 
 WORKERS = 16
 """Jobs in the queue at a time by default."""
+PATIENCE = 120.0
+"""Seconds in which canceled jobs should end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmExecutor(Executor[Any]):
     """Runs jobs as jobs of Slurm, each on a processor of its own.
 
-    One that its time limit ends saves its state, and goes on from there when it is tried again.
+    One that its time limit ends saves its state, and goes on from there when it is tried again, which counts as one of
+    the ``retries``. A kill of this process (SIGKILL, a closed terminal) leaves its jobs in the queue, where `scancel
+    --name semfocus` ends them before the next start.
 
     Attributes:
         logs: folder for the files of submitit.
@@ -60,8 +64,18 @@ class SlurmExecutor(Executor[Any]):
             cloudpickle.unregister_pickle_by_value(process)
 
     def start(self, job: Job) -> Any:
-        """Submit a job."""
-        return self._queue().submit(process.perform, list(job.command), str(job.output.resolve()), str(Path.cwd()))
+        """Submit a job.
+
+        Raises:
+            ValueError: Slurm refuses it.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        command = list(job.command), str(job.output.resolve()), str(Path.cwd())
+        try:
+            return self._queue().submit(process.perform, *command)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ValueError(f"executor='slurm': {job.name} was refused: {brief(error)}") from error
 
     def ended(self, handles: Sequence[Any]) -> list[Any]:
         """Those that have ended after a pause."""
@@ -78,11 +92,15 @@ class SlurmExecutor(Executor[Any]):
             return brief(error)
 
     def stop(self, handles: Sequence[Any]) -> None:
-        """Cancel all jobs, which ends their programs by a signal, then wait."""
+        """Cancel all jobs, which ends their programs by a signal, then wait, at most ``PATIENCE`` seconds."""
         for job in handles:
             job.cancel()
-        while not all(job.done(force_check=True) for job in handles):
-            time.sleep(process.PAUSE)
+        end = time.monotonic() + PATIENCE
+        while left := [job.job_id for job in handles if not job.done(force_check=True)]:
+            if time.monotonic() > end:
+                print(f"canceled, but not known to have ended: jobs {', '.join(left)}", flush=True)
+                break
+            time.sleep(5 * process.PAUSE)
 
     def _queue(self) -> Any:
         try:

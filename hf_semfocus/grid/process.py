@@ -52,5 +52,6 @@ def _detach() -> None:
     A group of its own and no session, as systems that share the processor among sessions would overrule ``nice``.
     """
     os.setpgid(0, 0)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which Slurm warns submitit alone
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
