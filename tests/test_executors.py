@@ -85,6 +85,7 @@ def test_cost_is_steps_times_measured_seconds(tmp_path):
     short = Point("pretrain", {"task": "parity", "attention": "sdpa", "max_steps": 9}, {})
     results.add(short, {"status": "finished", "step": 9}, [])  # stopped, so it tells nothing
     assert cost(left, steps, [results]).seconds == found.seconds
+    assert cost(left[:1], lambda point: 9, [results]).seconds == 9 * 0.5  # but here it stops no earlier
     assert "unknown" in str(cost(left, steps, []))
     assert str(replace(found, seconds=3600 * 6090.4, unknown=0)) == "about 6,090 CPU hours, at most 0.194"
     assert step_seconds(left, results) == {left[0].name: 0.5}

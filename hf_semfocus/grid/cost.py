@@ -60,13 +60,14 @@ def cost(points: Sequence[Point], steps: Callable[[Point], int | None], measured
     seconds = _by_likeness(
         (options[line["point"]], line["seconds_per_step"]) for results in measured for line in results.times
     )
-    taken = _by_likeness((run, run["step"]) for run in runs if _ran_to_its_end(run))
+    taken = _by_likeness((run, run) for run in runs if run["status"] != "diverged" and "step" in run)
     found, highest, unknown = 0.0, 0.0, 0
     for point in points:
         of = {"command": point.command, **point.options}
         step = next((median(seconds[key]) for key in _keys(of) if key in seconds), None)
-        alike = taken.get(_keys(of)[0])
-        most = steps(point) or (alike and max(alike))
+        limit = steps(point)
+        alike = [run["step"] for run in taken.get(_keys(of)[0], ()) if _tells(run, limit)]
+        most = limit or max(alike, default=None)
         if step is None or most is None:
             unknown += 1
             continue
@@ -96,9 +97,9 @@ def steps_at_most(configuration: Mapping[str, Any], train_size: int | None) -> i
     return min(limits, default=None)
 
 
-def _ran_to_its_end(run: Mapping[str, Any]) -> bool:
-    """Whether the steps of a run tell how many others take: it neither diverged nor stopped at ``max_steps``."""
-    return run["status"] != "diverged" and "step" in run and run["step"] != run.get("max_steps")
+def _tells(run: Mapping[str, Any], limit: int | None) -> bool:
+    """Whether the steps of a run tell how many one of at most ``limit`` takes: ``max_steps`` did not end it before."""
+    return run["step"] != run.get("max_steps") or (limit is not None and limit <= run["step"])
 
 
 def _keys(options: Mapping[str, Any]) -> list[Alike]:
@@ -108,8 +109,8 @@ def _keys(options: Mapping[str, Any]) -> list[Alike]:
     return [(*shape, options.get("attention")), shape, (options["command"], task)]
 
 
-def _by_likeness(values: Iterable[tuple[Mapping[str, Any], float]]) -> dict[Alike, list[float]]:
-    found: dict[Alike, list[float]] = {}
+def _by_likeness(values: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[Alike, list[Any]]:
+    found: dict[Alike, list[Any]] = {}
     for options, value in values:
         for key in _keys(options):
             found.setdefault(key, []).append(value)
