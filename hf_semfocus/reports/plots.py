@@ -120,8 +120,9 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
                 (">", [run.last["epoch"] for run in own if run.reached is None]),
             ):
                 # seeds with the same time lie side by side
+                step = {time: min(0.16, 0.8 / found.count(time)) for time in found}
                 at = [
-                    place + 0.16 * (found[:i].count(time) - (found.count(time) - 1) / 2)
+                    place + step[time] * (found[:i].count(time) - (found.count(time) - 1) / 2)
                     for i, time in enumerate(found)
                 ]
                 filled = {"color": color} if marker == "o" else {"facecolors": "none", "edgecolors": color}
