@@ -70,7 +70,7 @@ def measure(
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Time the contestants in rounds: A B C, A B C, ...
 
-    Each begins with a call that is not timed, but for those whose call takes more than ``slow`` seconds.
+    Each begins with a call that is not timed, but for those whose first call takes more than ``slow`` seconds.
 
     Args:
         contestants: functions by name.

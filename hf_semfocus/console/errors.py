@@ -46,7 +46,7 @@ def one_line_errors(resumes: bool = False) -> Iterator[None]:
 
 def _tells_what_to_install(error: Exception) -> bool:
     """Whether it was raised on purpose; where Python itself fails to import, the error has the name of a module."""
-    return isinstance(error, ImportError) and error.name is None
+    return isinstance(error, ImportError) and error.name is None and "install" in str(error)
 
 
 def program() -> str:

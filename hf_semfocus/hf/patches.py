@@ -76,7 +76,8 @@ def _get_correct(
         if "is not supported. The only possible arguments are" not in str(error):
             raise
         theirs = ["eager", *(name for name in AttentionInterface().valid_keys() if not is_ours(name))]
-        near = did_you_mean(re.split(r"[^\w.|+-]", str(requested_attention))[0], [*names(), *theirs])
+        parts = [re.split(r"[^\w.|-]", part)[0] for part in str(requested_attention).split("+")]
+        near = did_you_mean(next((part for part in parts if part not in names()), parts[0]), [*names(), *theirs])
         raise ValueError(
             f"attn_implementation={shown(requested_attention)} is not supported{near}; hf_semfocus adds "
             f"{', '.join(names())}, each also with parameters as NAME:param=value,..., or several as NAME+NAME; "
