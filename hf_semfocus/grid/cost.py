@@ -12,7 +12,7 @@ from .points import Point
 from .results import Results
 
 SHAPE = ("command", "task", "model", "num_layers", "num_heads", "hidden_size", "intermediate_size", "batch_size")
-SHAPE += ("block_size", "activation", "dataset")
+SHAPE += ("block_size", "activation", "dataset", "optimizer")
 """Options that decide, with the attention, how long a step takes."""
 Alike = tuple[Any, ...]
 

@@ -111,7 +111,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
     lines = -(-len(settings) // columns)
     names = list(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
     figure = new_figure(figsize=(5 * columns + 3, (0.35 * len(names) + 1.0) * lines))
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
     for axis, (title, runs) in zip(axes, settings.items(), strict=False):
         for place, attention in enumerate(names):
             color, own = COLORS[place % len(COLORS)], [run for run in runs if run.attention == attention]
@@ -134,6 +134,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
         axis.set_yticks(range(len(names)), names, fontsize="small")
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(_few_numbers())
         axis.grid(alpha=0.3, axis="x", which="both")
     for axis in list(axes)[len(settings) :]:
         axis.remove()
@@ -200,17 +201,22 @@ def swap(
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
     if metric == "eval_perplexity":
-        from matplotlib.ticker import LogFormatter
-
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(LogFormatter())  # plain numbers
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(_few_numbers())
     axis.set_xlabel("keys a query keeps")
     axis.set_ylabel(quantities()[metric].label)
     axis.set_title(title)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _few_numbers() -> Any:
+    """What labels the minor ticks of a logarithmic axis: plain numbers, where few ticks have one already."""
+    from matplotlib.ticker import LogFormatter
+
+    return LogFormatter(minor_thresholds=(1, 0.4))
 
 
 def _apart(ticks: Sequence[int]) -> list[int]:
