@@ -29,6 +29,20 @@ def test_the_page_matches_the_results():
         assert drawn == (set(evidence.pictures) if evidence.joins is None else set())
 
 
+def test_the_readme_begins_with_what_the_page_says():
+    page = (ROOT / "model_cards" / "RESULTS.md").read_text()
+    begins = " ".join((ROOT / "README.md").read_text().partition("## Install")[0].split())
+    topk, random = (cells(page, "even_pairs")[name] for name in (TOPK, RANDOM))
+    pairs = topk["faster, slower"].rpartition(" ")[2]
+    assert f"takes {topk['speed-up']} times as many steps as its 5 highest-scoring keys" in begins
+    assert f"(95% interval {topk['95% interval']}), and more for every one of {pairs} seeds" in begins
+    assert f"{pairs}, 0 of {pairs}" == topk["faster, slower"]
+    assert f"**5 random keys**, if only {random['speed-up']} times as many" in begins
+    adam = cells(page, "even_pairs, optimizer=adamw, learning_rate=0.001")
+    assert [adam[name]["epochs"].split()[0] for name in (FULL, TOPK)] == ["3", "2"]
+    assert "**with AdamW** full attention needs 3 epochs, the 5 highest-scoring keys 2" in begins
+
+
 def test_holm_by_hand():
     # 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.5 * 1, none below one before it
     assert holm([0.5, 0.01, None, 0.03, 0.02]) == pytest.approx([0.5, 0.04, None, 0.06, 0.06])
