@@ -126,6 +126,24 @@ def test_padding_is_masked_or_a_token():
         assert "attention_mask" not in next(iterate(other, np.arange(ROWS), BATCH)).parts[0].inputs
 
 
+@pytest.mark.parametrize(
+    ("model", "attention", "changes", "message"),
+    [
+        ("paper", "flex_attention", {}, "attention='flex_attention' takes no dropout, but dropout=0.1; expected 0"),
+        ("gpt2", "sdpa", {"num_heads": 0}, "num_heads=0; expected an integer of at least 1"),
+        ("bert", "sdpa", {"hidden_size": 0}, "hidden_size=0; expected an integer of at least 1"),
+        ("llama", "sdpa", {"intermediate_size": -4}, "intermediate_size=-4; expected an integer of at least 1"),
+        ("bert", "sdpa", {"num_heads": 3}, "hidden_size=8 with num_heads=3; expected a multiple of 3"),
+        ("llama", "sdpa", {"num_heads": 8}, "hidden_size=8 with num_heads=8; expected a multiple of 16"),
+        ("gpt2", "sdpa", {"dropout": 1.5}, r"dropout=1.5; expected a number in \[0, 1\)"),
+        ("llama", "sdpa", {"activation": "relue"}, r"activation='relue' \(did you mean 'relu'\?\); expected one of "),
+    ],
+)
+def test_sizes_that_a_model_cannot_have_are_refused(model, attention, changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_model("classification", model, attention, replace(SIZES, **changes))
+
+
 def test_bad_rows_are_refused():
     with pytest.raises(ValueError, match="2 sequences, the shortest of 0 tokens, and 2 labels"):
         SequenceRows([[1], []], [0, 1], 3)

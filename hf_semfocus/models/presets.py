@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from .. import kinds
 from ..hf.settings import is_ours, resolve
+from ..messages import check_integer, did_you_mean
 from .checkpoints import checkpoint_config, load_checkpoint, positions_of
 from .semfocus_encoder import SemFocusEncoderConfig
 
@@ -55,7 +57,12 @@ class Preset:
     activation_field: str = "hidden_act"
 
     def config(self, sizes: Sizes, attention: str) -> PreTrainedConfig:
-        """The configuration of those sizes; the paper's encoder gets the global tokens that an attention needs."""
+        """The configuration of those sizes; the paper's encoder gets the global tokens that an attention needs.
+
+        Raises:
+            ValueError: sizes that no model of the family can have, or an attention that takes no dropout.
+        """
+        self._check(sizes, attention)
         given = {
             "vocab_size": sizes.vocab_size,
             "pad_token_id": sizes.pad_token_id,
@@ -76,6 +83,25 @@ class Preset:
             if getattr(mechanism, "global_position", "first") == "last":
                 given["num_global_tokens"] = mechanism.num_global_tokens
         return self.family(**given)
+
+    def _check(self, sizes: Sizes, attention: str) -> None:
+        """Refuse what Transformers and PyTorch would refuse later, in terms of other names, or never."""
+        if attention == "flex_attention" and sizes.dropout:
+            raise ValueError(f"attention={attention!r} takes no dropout, but dropout={sizes.dropout!r}; expected 0")
+        if self.family is SemFocusEncoderConfig:  # which checks its fields
+            return
+        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
+            check_integer(name, getattr(sizes, name), 1)
+        unit = sizes.num_heads * (2 if self.family is LlamaConfig else 1)  # whose positions turn pairs of numbers
+        if sizes.hidden_size % unit:
+            raise ValueError(
+                f"hidden_size={sizes.hidden_size!r} with num_heads={sizes.num_heads!r}; expected a multiple of {unit}"
+            )
+        if not 0 <= sizes.dropout < 1:
+            raise ValueError(f"dropout={sizes.dropout!r}; expected a number in [0, 1)")
+        if sizes.activation is not None and sizes.activation not in ACT2FN:
+            hint = did_you_mean(sizes.activation, ACT2FN)
+            raise ValueError(f"activation={sizes.activation!r}{hint}; expected one of {', '.join(ACT2FN)}")
 
 
 PRESETS = {
