@@ -17,7 +17,7 @@ from conftest import tiny_config
 from datasets import Dataset, DatasetDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Config
 
 import hf_semfocus  # noqa: F401  (registers the attention names)
 from hf_semfocus import data as text
@@ -329,6 +329,12 @@ def test_no_tokenizer_is_an_error_of_one_line(name):
     with pytest.raises(ValueError, match=f"tokenizer='{name}': expected a folder or a model that has one: ") as caught:
         text.load_tokenizer(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_files_of_a_tokenizer_is_an_error(tmp_path):
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokens; expected a folder or a model that has a tokenizer"):
+        text.load_tokenizer(str(tmp_path))
 
 
 # Packing

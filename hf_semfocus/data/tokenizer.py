@@ -24,10 +24,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ValueError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"tokenizer={name!r}: expected a folder or a model that has one: {reason}") from error
+    if loaded.vocab_size == 0:  # what Transformers makes up for a model's folder without a tokenizer's files
+        raise ValueError(f"tokenizer={name!r} has no tokens; expected a folder or a model that has a tokenizer")
+    return loaded
 
 
 def train_tokenizer(documents: Iterable[Mapping[str, Any]], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
