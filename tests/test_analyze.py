@@ -173,6 +173,10 @@ def test_one_run_of_a_comparison_and_its_last_model(place):
         ("sparse --rows 0", "rows=0; expected an integer of at least 1"),
         ("sparse --landscape 1", "landscape=1; expected an integer of at least 2"),
         ("sparse --export_attentions a.pt", r"export_attentions='a.pt'; expected a name that ends in .npz"),
+        (
+            "sparse --export_attentions no/a.npz",
+            r"expected a file in a folder that exists",
+        ),
         ("sparse --text nothing.txt", r"text='nothing.txt' cannot be read as a text; expected a file in UTF-8"),
         ("sparse --text latin.txt", r"text='latin.txt' cannot be read as a text; expected a file in UTF-8"),
         ("sparse --text short.txt", r"text='short.txt' has no line of 2 tokens or more; expected at least one"),

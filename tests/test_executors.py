@@ -129,6 +129,21 @@ def test_results_become_a_flat_table(tmp_path, training, capfd):
         sweep.SweepOptions(table="runs.txt")
 
 
+@pytest.mark.parametrize("option", ["output_dir", "results_dir"])
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path, option):
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below"):
+        with pytest.raises(ValueError, match=f"{option}='.*' is a file, or in one; expected a folder"):
+            sweep.SweepOptions(**{option: str(place)})
+    assert getattr(sweep.SweepOptions(**{option: str(tmp_path / "new")}), option)
+
+
+def test_a_table_in_no_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"table='.*'; expected a file in a folder that exists"):
+        sweep.SweepOptions(table=str(tmp_path / "missing" / "runs.csv"))
+
+
 def test_a_folder_without_times_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"times='.*': no times.jsonl in it; expected the results_dir of a sweep"):
         sweep.SweepOptions(times=[str(tmp_path)])
@@ -147,6 +162,12 @@ def test_a_folder_without_times_is_refused(tmp_path):
 def test_options_of_other_executors_are_refused(executor, option):
     with pytest.raises(ValueError, match=f"has no effect with executor='{executor}'"):
         sweep.SweepOptions(executor=executor, **option)
+
+
+def test_an_address_that_is_none_is_refused():
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="address='nonsense': "):
+        RayExecutor(address="nonsense").run([])
 
 
 def test_numbers_of_clusters_that_make_no_sense_are_refused():

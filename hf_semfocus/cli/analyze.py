@@ -68,6 +68,8 @@ class AnalyzeOptions:
             raise ValueError(f"models={self.models!r} names one twice; expected each once")
         if self.export_attentions is not None and not self.export_attentions.endswith(".npz"):
             raise ValueError(f"export_attentions={self.export_attentions!r}; expected a name that ends in .npz")
+        if self.export_attentions is not None and not Path(self.export_attentions).parent.is_dir():
+            raise ValueError(f"export_attentions={self.export_attentions!r}; expected a file in a folder that exists")
 
 
 def main(args: Sequence[str] | None = None) -> Study:

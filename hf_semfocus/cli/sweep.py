@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from ..console import check_at_least, check_unset, option, parse
+from ..console import check_at_least, check_folder, check_unset, option, parse
 from ..data import tasks
 from ..experiments import evaluate_lengths
 from ..grid import (
@@ -76,6 +76,10 @@ class SweepOptions:
             check_at_least("test_lengths", length, 1)
         if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
             raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
+        if self.table is not None and not Path(self.table).parent.is_dir():
+            raise ValueError(f"table={self.table!r}; expected a file in a folder that exists")
+        for name in ("output_dir", "results_dir"):
+            check_folder(name, getattr(self, name))
         for folder in self.times:
             if not (Path(folder) / TIMES).is_file():
                 raise ValueError(f"times={folder!r}: no {TIMES} in it; expected the results_dir of a sweep")

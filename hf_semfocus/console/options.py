@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
 from ..messages import check_integer
@@ -44,6 +45,19 @@ def check_unset(options: Any, names: Sequence[str], why: str) -> None:
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.name in names and (value := getattr(options, f.name)) != default:
             raise ValueError(f"{f.name}={value!r} has no effect {why}")
+
+
+def check_folder(name: str, value: str | None) -> None:
+    """Refuse a path at or below a file, where no folder can be made; None is allowed.
+
+    Raises:
+        ValueError: names the option and its value.
+    """
+    if value is None:
+        return
+    place = next(place for place in (Path(value).absolute(), *Path(value).absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise ValueError(f"{name}={value!r} is a file, or in one; expected a folder")
 
 
 def check_at_least(name: str, value: int | None, least: int) -> None:

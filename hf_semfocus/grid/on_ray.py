@@ -43,7 +43,7 @@ class RayExecutor(Executor[Any]):
         own = {"num_cpus": self.workers, "include_dashboard": False} if self.address is None else {}
         try:
             ray.init(self.address or "local", log_to_driver=False, logging_level="error", **own)
-        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
             raise ValueError(f"address={self.address!r}: {error}") from error
         ray.cloudpickle.register_pickle_by_value(process)  # a worker need not import the whole package
         try:
