@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_finding import Largest, integers, padding
+from test_finding import Largest, check_formula
 
 from hf_semfocus import explain, sparse_attention
 from hf_semfocus.attention.problem import Problem
@@ -33,20 +33,7 @@ CAPPED = [
 @pytest.mark.parametrize("spec", CAPPED)
 def test_equals_the_formula_with_ties(spec, causal, hidden, chunk, monkeypatch):
     monkeypatch.setattr("hf_semfocus.backends.chunked.CHUNK_SCORES", chunk)  # unions take their queries in chunks
-    mask = {"none": None, "padding": padding(2, 50), "pairs": torch.rand(2, 1, 41, 50) < 0.7}[hidden]
-    if hidden == "pairs":
-        mask |= torch.eye(50, dtype=torch.bool)[9:]  # no query but sees itself
-    tensors = [integers(2, 4, 41, 5), integers(2, 2, 50, 5), torch.randn(2, 2, 50, 6)]
-    rows = torch.ones(41, dtype=torch.bool) if hidden != "padding" else mask[:, 0, 0, 9:].view(2, 1, 41)
-    results = []
-    for backend, dtype in (("native", torch.float32), ("eager", torch.float64)):
-        inputs = [t.to(dtype, copy=True).requires_grad_() for t in tensors]
-        given = {"attn_mask": mask, "is_causal": causal, "scale": 0.5, "enable_gqa": True, "backend": backend}
-        out = sparse_attention(*inputs, spec, **given)
-        out = out * rows.unsqueeze(-1)
-        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    for ours, true in zip(*results, strict=True):
-        torch.testing.assert_close(ours.double(), true, rtol=1e-4, atol=1e-5)
+    check_formula(spec, causal, hidden)
 
 
 def test_few_scores_are_held(monkeypatch):
@@ -141,7 +128,7 @@ def test_graphs_compute_all_scores_without_the_limit():
     torch.testing.assert_close(ours, expected)
     broken = torch.compile(sparse_attention, backend="eager")
     named = (query, key, value, "topp_sparse:p=1.0,max_keys=2")
-    with pytest.raises(ValueError, match="topp_sparse.*max_keys=2"):
+    with pytest.raises(ValueError, match=r"topp_sparse.*max_keys=2"):
         broken(*named, backend="native")
     # the second call enters the compiled parts of the first
     torch.testing.assert_close(broken(*named, backend="native"), expected)

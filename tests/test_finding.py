@@ -56,6 +56,11 @@ def padding(batch, keys):
 @pytest.mark.parametrize("spec", FOUND)
 def test_equals_the_formula_with_ties(spec, causal, hidden, monkeypatch):
     monkeypatch.setattr("hf_semfocus.backends.chunked.CHUNK_SCORES", 50 * 13)  # several chunks
+    check_formula(spec, causal, hidden)
+
+
+def check_formula(spec, causal, hidden):
+    """Output and gradients of the kernels against the formula in float64, on scores with ties."""
     mask = {"none": None, "padding": padding(2, 50), "pairs": torch.rand(2, 1, 41, 50) < 0.7}[hidden]
     if hidden == "pairs":
         mask |= torch.eye(50, dtype=torch.bool)[9:]  # no query but sees itself
