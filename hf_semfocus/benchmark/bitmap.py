@@ -14,7 +14,7 @@ from ..attention.visibility import Visibility
 from ..backends import flex
 from ..backends.lists import making, triton
 from ..mechanisms import build
-from ..mechanisms.base import Select
+from ..mechanisms.select import Select
 from .cases import Case
 
 

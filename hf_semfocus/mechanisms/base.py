@@ -16,7 +16,7 @@ backend may process any chunk of queries, and decoding with a cache equals the f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -29,11 +29,9 @@ from ..attention.positions import Positions
 from ..attention.problem import Problem
 from ..attention.selection import highest
 from .declare import implied, parameters
+from .select import Select
 
 STRAIGHT_THROUGH = "straight_through"
-
-Select = Callable[..., Any]
-"""``select`` of a set of kernels, see :class:`hf_semfocus.backends.lists.Kernels`."""
 
 
 @dataclass(frozen=True, kw_only=True)

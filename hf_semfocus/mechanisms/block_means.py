@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attention.positions import Positions
 from ..attention.problem import Problem
 from ..attention.visibility import Visibility
-from .base import Select
+from .select import Select
 
 
 def fits(problem: Problem) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..attention.positions import Positions
 from ..attention.problem import Problem
 from ..attention.selection import highest
-from .base import Select
 from .block_means import find_blocks, fits
 from .by_score import ByScore
 from .declare import count
 from .registry import register
+from .select import Select
 
 
 @register("block_topk_sparse")

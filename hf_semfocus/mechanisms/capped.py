@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..attention.problem import Problem
 from ..attention.tracers import tracer
-from .base import Select
 from .by_score import ByScore
 from .declare import count
+from .select import Select
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..attention.positions import Positions
 from ..attention.problem import Problem
-from .base import Mechanism, Select
+from .base import Mechanism
 from .declare import fields, parameters
+from .select import Select
 
 
 @dataclass(frozen=True, kw_only=True)

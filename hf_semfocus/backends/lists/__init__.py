@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...attention.problem import Problem
 from ...mechanisms import Mechanism
-from ...mechanisms.base import Select
+from ...mechanisms.select import Select
 from ..limits import Limits
 from . import wide
 from .making import make, take
