@@ -90,7 +90,7 @@ def test_not_a_number_shows_where_it_is_seen(spec, backend):
 @pytest.mark.parametrize("hidden", ["none", "pairs"])
 def test_kernels_give_scores_and_denominators_with_the_keys(queries, hidden, monkeypatch):
     """Against float64; several strips of scores, and rows that see nothing."""
-    monkeypatch.setattr(listed, "AT_ONCE", 5000)
+    monkeypatch.setattr("hf_semfocus.backends.chunked.CHUNK_SCORES", 5000)
     query, key = torch.randn(2, 4, queries, 6) * 3, torch.randn(2, 2, 8200, 6)
     mask = None if hidden == "none" else torch.rand(2, 1, queries, 8200) < torch.rand(2, 1, queries, 1)
     if mask is not None:

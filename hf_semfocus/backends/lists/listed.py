@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention.problem import Problem
-
-AT_ONCE = 1 << 22
-"""Scores, or entries of gathered keys, that are held at a time."""
+from ..chunked import chunks
 
 
 def with_softmax(problem: Problem, index: Tensor, sign: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,15 +17,15 @@ def with_softmax(problem: Problem, index: Tensor, sign: int) -> tuple[Tensor, Te
         index: lists ``[batch, heads, queries, slots]`` of the highest ``sign * scores``.
         sign: 1 or -1.
     """
-    batch, heads, queries, keys = problem.shape
-    empty = index < 0
-    index = index.masked_fill(empty, keys).sort(-1).values
+    batch, heads, _, keys = problem.shape
+    index = index.masked_fill(index < 0, keys).sort(-1).values
     index = index.masked_fill(index == keys, -1)
-    step = max(1, AT_ONCE // (batch * heads * max(keys, index.shape[3] * problem.query.shape[3])))
-    scores, totals = [], []
-    for start in range(0, queries, step):
-        rows = slice(start, min(start + step, queries))
-        part, listed = problem.rows(rows.start, rows.stop), index[:, :, rows]
+    gathered = -(
+        -index.shape[3] * problem.query.shape[3] // max(1, keys)
+    )  # rows of scores that gathered keys are worth
+    scores, totals, start = [], [], 0
+    for part in chunks(problem, batch * heads * max(1, gathered)):
+        listed = index[:, :, start : (start := start + part.shape[2])]
         column = listed.clamp(min=0).long().flatten(2).unsqueeze(-1).expand(-1, -1, -1, problem.key.shape[3])
         found = part.repeat_heads(part.key).gather(2, column).unflatten(2, listed.shape[2:])
         query = part.query.to(part.compute_dtype) * part.scale

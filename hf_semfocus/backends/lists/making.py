@@ -17,7 +17,7 @@ from ...attention.problem import Problem
 from ...attention.selection import highest_index
 from ...attention.tracers import tracer
 from ...mechanisms import Mechanism
-from ...mechanisms.base import Select
+from ...mechanisms.select import Select
 from ..chunked import chunks
 from ..memo import once_per_mask
 from . import wide
@@ -73,7 +73,7 @@ def _pick(mechanism: Mechanism, chunk: Problem) -> Tensor:
         keep = mechanism.keep(scores, allowed, at).expand(scores.shape)
         if mechanism.positional and (sees_all := mechanism.sees_all(at)) is not None:
             keep = keep & ~sees_all
-        keys = scores.shape[-1]
+        keys = scores.shape[-1]  # where a tracer follows, no limit of keys is enforced
         return _columns_of(keep, max(1, mechanism.budget(keys) if tracer() is None else keys))
     if (pattern := mechanism.kept_by_position(at)) is not None:
         allowed = allowed & pattern
