@@ -91,21 +91,12 @@ def _frozen(table: Any, depth: int = 2) -> Any:
 
 
 @constant_in_graphs
-def _plan(
-    layers: Any,
-    heads: Any,
-    layer: int,
-    depth: int | None,
-    deepest: int | None,
-    num_heads: int | None,
-    most_heads: int | None,
-) -> Plan:
-    """The plan of the layer with number ``layer`` of a stack of ``depth``, from both tables.
+def _plan(*args: Any) -> Plan:
+    """:func:`_planned`, remembered where it can be, with the tables in its errors.
 
     Raises:
         ValueError: an entry is not valid, or not for this model.
     """
-    args = layers, heads, layer, depth, deepest, num_heads, most_heads
     try:
         try:
             return _planned(*args)
@@ -130,6 +121,7 @@ def _planned(
     num_heads: int | None,
     most_heads: int | None,
 ) -> Plan:
+    """The plan of the layer with number ``layer`` of a stack of ``depth``, from both tables."""
     rows = [
         (
             span,
