@@ -23,7 +23,7 @@ from ..analysis import attention_maps, save_maps
 from ..analysis.page import Course, Study, write_page, write_pictures
 from ..analysis.page.panels.conditions import table
 from ..analysis.page.panels.summary import of_course, of_pair
-from ..console import check_at_least, imports, option, parse, watched
+from ..console import check_at_least, check_parent, imports, option, parse, watched
 from ..experiments.analyzed import Comparison, Inputs, Measurement, Planned, find
 from ..experiments.analyzed.measure import slug
 from ..files import write_json
@@ -68,8 +68,7 @@ class AnalyzeOptions:
             raise ValueError(f"models={self.models!r} names one twice; expected each once")
         if self.export_attentions is not None and not self.export_attentions.endswith(".npz"):
             raise ValueError(f"export_attentions={self.export_attentions!r}; expected a name that ends in .npz")
-        if self.export_attentions is not None and not Path(self.export_attentions).parent.is_dir():
-            raise ValueError(f"export_attentions={self.export_attentions!r}; expected a file in a folder that exists")
+        check_parent("export_attentions", self.export_attentions)
 
 
 def main(args: Sequence[str] | None = None) -> Study:

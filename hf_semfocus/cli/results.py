@@ -71,13 +71,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _draw(evidence: Evidence, folder: Path) -> None:
     """Draw the pictures of a grid."""
-    if evidence.pictures:
+    records, found = evidence.records_by_setting(), evidence.times()
+    if records:  # without which there are no times
         folder.mkdir(parents=True, exist_ok=True)
-    if found := evidence.times():
+    if found:
         tasks = dict.fromkeys(run.task for run in found)
         by_task = {task: [run for run in found if run.task == task] for task in tasks}
         plots.times(by_task, folder / (evidence.name + TIMES))
-    if records := evidence.records_by_setting():
+    if records:
         plots.panels(records, folder / (evidence.name + CURVES))
 
 

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from ..console import check_at_least, check_folder, check_unset, option, parse
+from ..console import check_at_least, check_folder, check_parent, check_unset, option, parse
 from ..data import tasks
 from ..experiments import evaluate_lengths
 from ..grid import (
@@ -76,8 +76,7 @@ class SweepOptions:
             check_at_least("test_lengths", length, 1)
         if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
             raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
-        if self.table is not None and not Path(self.table).parent.is_dir():
-            raise ValueError(f"table={self.table!r}; expected a file in a folder that exists")
+        check_parent("table", self.table)
         for name in ("output_dir", "results_dir"):
             check_folder(name, getattr(self, name))
         for folder in self.times:

@@ -60,6 +60,16 @@ def check_folder(name: str, value: str | None) -> None:
         raise ValueError(f"{name}={value!r} is a file, or in one; expected a folder")
 
 
+def check_parent(name: str, value: str | None) -> None:
+    """Refuse a file whose folder does not exist; None is allowed.
+
+    Raises:
+        ValueError: names the option and its value.
+    """
+    if value is not None and not Path(value).parent.is_dir():
+        raise ValueError(f"{name}={value!r}; expected a file in a folder that exists")
+
+
 def check_at_least(name: str, value: int | None, least: int) -> None:
     """Refuse a number below ``least``; None is allowed.
 
