@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, StaticCache
 
 from hf_semfocus import explain, sparse_attention
 from hf_semfocus.backends.lists.native import build, operators
+from hf_semfocus.mechanisms import random
 
 pytestmark = pytest.mark.skipif(isinstance(missing := build.load(), str), reason=f"no compiled kernels: {missing}")
 LISTED = ["topk_sparse:k=3", "bottomk_sparse:k=3", "banded_sparse:window=4,num_global_tokens=1"]
@@ -88,9 +89,13 @@ def test_decoding_with_a_static_cache_is_one_graph():
 
 
 @pytest.mark.parametrize(
-    ("spec", "causal"), [("random_sparse:k=3", True), ("banded_sparse:window=3,num_global_tokens=1", False)]
+    ("spec", "causal", "held"),
+    [
+        ("random_sparse:k=3", True, {"hf_semfocus.mix.default"}),
+        ("banded_sparse:window=3,num_global_tokens=1", False, set()),
+    ],
 )
-def test_the_formula_where_lists_depend_on_data(spec, causal):
+def test_the_formula_where_lists_depend_on_data(spec, causal, held):
     graphs, tensors = Graphs(), torch.randn(3, 2, 2, 9, 4)
 
     def attend(query, key, value):
@@ -98,7 +103,7 @@ def test_the_formula_where_lists_depend_on_data(spec, causal):
 
     compiled = torch.compile(attend, backend=graphs, fullgraph=True)
     torch.testing.assert_close(compiled(*tensors), attend(*tensors), rtol=1e-4, atol=1e-5)
-    assert list(graphs) == [set()]
+    assert list(graphs) == [held]
 
 
 def test_a_mask_of_known_size_beside_lengths_that_vary():
@@ -158,6 +163,13 @@ def test_operators_are_as_they_declare(extras):
     given = (*inputs, index, weights.detach(), torch.randn_like(output), 0.4, dropout)
     torch.library.opcheck(operators.attend_backward, given)
     torch.library.opcheck(operators.attend_backward, (*given, extras, extras))
+
+
+def test_the_hash_of_random_keys_is_one_node_per_round_of_a_graph():
+    """Inductor took minutes to write what it would have fused (see the operator)."""
+    numbers = torch.tensor([0, 1, 2**31, 2**32 - 1, 2**40])
+    torch.library.opcheck(random._mix_in_graphs, (numbers,))
+    assert torch.equal(random._mix_in_graphs(numbers), random._scramble(numbers))
 
 
 @pytest.mark.parametrize("spec", LISTED)

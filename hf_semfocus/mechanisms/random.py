@@ -48,7 +48,22 @@ class Random(Mechanism):
 
 def _mix(x: Tensor) -> Tensor:
     """Scramble integers to uniform 32-bit ones (the finalizer of MurmurHash3, in int64 arithmetic)."""
+    return _mix_in_graphs(x) if torch.compiler.is_compiling() and not torch.compiler.is_exporting() else _scramble(x)
+
+
+def _scramble(x: Tensor) -> Tensor:
     x = x & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
     return x ^ (x >> 16)
+
+
+@torch.library.custom_op("hf_semfocus::mix", mutates_args=())
+def _mix_in_graphs(x: Tensor) -> Tensor:
+    """One node of a graph, as inductor would fuse all rounds: it writes again for each use what is used twice."""
+    return _scramble(x)
+
+
+@_mix_in_graphs.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
