@@ -12,7 +12,7 @@ from conftest import PATIENCE, wait_until
 from recipe import ROOT
 
 from hf_semfocus.cli import sweep
-from hf_semfocus.grid import LocalExecutor, Point, Results, read_grid, run
+from hf_semfocus.grid import LocalExecutor, Point, Results, read_about, read_grid, run
 
 # stands for a training: counts its starts, logs two evaluations, and ends as its option says
 TRAINING = """
@@ -90,7 +90,7 @@ def test_the_name_of_a_point_follows_all_that_is_in_force():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, 2]", "holds a list; expected about, joins, command, defaults, grid"),
+        ("[1, 2]", "holds a list; expected about, joins, together, command, defaults, grid"),
         ("grid: 3", "grid=3; expected about"),
         ("grid: [3]", "block 1: 3"),
         ("grid: []\nextra: 1", "is not a grid, as it has extra; expected about"),
@@ -272,6 +272,36 @@ def test_sweep_trains_the_points_and_tells_what_is_left(tmp_path, capfd):
     assert [(run["attention"], run["step"], run["status"]) for run in runs] == [("topk_sparse:k=3", 1, "finished")]
     sweep.main(args)
     assert "1 runs: 1 done, 0 left" in capfd.readouterr().out
+
+
+def test_a_run_that_is_finished_in_another_grid_is_not_run_again(tmp_path, training, monkeypatch, capfd):
+    """The same options in force are the same run, whatever is written in the grid and whatever its point is called."""
+    one, two, kept = tmp_path / "one.yaml", tmp_path / "two.yaml", tmp_path / "kept"
+    one.write_text("grid: [{task: even_pairs, seeds: [1, 2], attention: sdpa}]")
+    two.write_text("defaults: {task: even_pairs}\ngrid: [{seeds: [2, 3], attention: sdpa, learning_rate: 0.1}]")
+    monkeypatch.setattr(sweep, "_training", training)
+    sweep.main([str(one), "--output_dir", str(kept)])
+    args = [str(two), "--output_dir", str(tmp_path / "out"), "--finished_in", str(kept)]
+    capfd.readouterr()
+    sweep.main([*args, "--dry_run"])
+    assert "2 runs: 1 done, 1 left" in capfd.readouterr().out
+    sweep.main(args)
+    assert [run["seeds"] for run in Results(tmp_path / "out").runs] == [3]
+    sweep.main([*args, "--dry_run"])
+    assert "2 runs: 2 done, 0 left" in capfd.readouterr().out
+    with pytest.raises(
+        ValueError, match=r"finished_in='.*': no runs.jsonl in it; expected the results_dir of a sweep"
+    ):
+        sweep.SweepOptions(finished_in=[str(tmp_path)])
+
+
+def test_what_a_grid_says_of_itself(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("about: Why?\njoins: other\ntogether: true\ngrid: []")
+    assert read_about(path) == ("Why?", "other", True)
+    path.write_text("together: 3\ngrid: []")
+    with pytest.raises(ValueError, match="together=3; expected true or false"):
+        read_about(path)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from itertools import dropwhile, takewhile
 import pytest
 from recipe import ROOT, load
 
-from hf_semfocus.analysis import Run, Target, holm, read_records, speedups
+from hf_semfocus.analysis import Run, Target, holm, read_records
 from hf_semfocus.figures import new_figure
 from hf_semfocus.reports import plots
+from hf_semfocus.reports.comparisons import ALL_TASKS, compare
 from hf_semfocus.reports.evidence import Evidence, Planned
 from hf_semfocus.reports.evidence_tables import section
 from hf_semfocus.reports.verdicts import score_verdict, verdict
@@ -67,10 +68,8 @@ def runs(attention, times, last=100):
 def judged(full, topk, random=(), family=None):
     """The verdict on times to the target, None for never."""
     all_runs = [*runs(FULL, full), *runs(TOPK, topk), *runs(RANDOM, random)]
-    found = speedups(all_runs, FULL, "step")
-    adjusted = holm([each.p for each in found])
-    table = {(each.attention, FULL): pair for each, pair in zip(found, zip(found, adjusted, strict=True), strict=True)}
-    return verdict(table, family or len(found))
+    found = {(own, base): each for (_, own, base), each in compare(all_runs, False).items()}
+    return verdict({key: each._replace(family=family or each.family) for key, each in found.items()})
 
 
 SLOW, FAST = (50, 60, 70, 80, 55, 65, 75, 85), (5, 6, 7, 8, 4, 6, 7, 9)
@@ -91,6 +90,33 @@ def test_a_verdict_says_no_more_than_the_test(full, topk, said):
     assert judged(full, topk).startswith(said)
 
 
+def test_top_k_and_other_attentions_are_families_of_their_own():
+    found = compare([*runs(FULL, SLOW), *runs(TOPK, FAST), *runs(RANDOM, SLOW), *runs("eager", [None] * 8)], False)
+    assert {(own, base): each.family for (_, own, base), each in found.items()} == {
+        (TOPK, FULL): 2,
+        (TOPK, RANDOM): 2,
+        (RANDOM, FULL): 1,  # which no pair decides, as all are ties
+        ("eager", FULL): 1,
+    }
+    assert found["task", TOPK, FULL].p == pytest.approx(2 / 128)
+    assert found["task", RANDOM, FULL].p is None
+
+
+def test_all_tasks_together_are_pairs_of_each():
+    """Five pairs cannot decide, and ten of two tasks can; the same seed of two tasks is not a pair."""
+    both = [*runs(FULL, SLOW[:5]), *runs(TOPK, FAST[:5])]
+    both += [replace(run, task="other", reached={"epoch": run.reached["step"] * 2, "step": run.reached["step"] * 2})
+             for run in both]  # fmt: skip
+    found = compare(both, True)
+    assert found["task", TOPK, FULL].p == pytest.approx(2 / 32 * 2)
+    pooled = found[ALL_TASKS, TOPK, FULL]
+    assert (pooled.speedup.pairs, pooled.speedup.faster, pooled.family) == (10, 10, 1)
+    assert pooled.p == pytest.approx(2 / 1024)
+    ratios = [slow / fast for slow, fast in zip(SLOW[:5], FAST[:5], strict=True)]
+    assert pooled.speedup.low == pytest.approx(sorted(ratios)[2])
+    assert not any(task == ALL_TASKS for task, *_ in compare(both[:10], True))
+
+
 def test_a_verdict_names_controls_and_counts_all_comparisons():
     assert "**Confirms**" in judged(SLOW, FAST, FAST)
     assert "too: `random_sparse:k=5` is faster in 8" in judged(SLOW, FAST, FAST)
@@ -99,7 +125,7 @@ def test_a_verdict_names_controls_and_counts_all_comparisons():
     few = [(50, 60, 70, 80, 55, 65, 75, 85), (51, 59, 71, 79, 56, 64, 76, 84)]
     assert judged(*few, family=6).startswith("**Does not confirm**")
     assert judged(*few, family=7).startswith("**Undecided**")
-    assert verdict({}, 0).startswith("**Undecided**: no seed")
+    assert verdict({}).startswith("**Undecided**: no seed")
 
 
 def test_scores_are_compared_where_there_is_no_target():
@@ -200,6 +226,7 @@ def test_the_page_of_other_folders(tmp_path, capfd):
     one = "about: One.\ngrid: [{task: parity, seeds: [1, 2], attention: [sdpa, 'topk_sparse:k=5']}]"
     (grids / "one.yaml").write_text(one)
     (grids / "two.yaml").write_text("about: Two.\njoins: one\ngrid: [{task: parity, seeds: 1, attention: eager}]")
+    (grids / "three.yaml").write_text(one.replace("One", "Three").replace("[1, 2]", "[1, 3]"))
     (grids / "options.yaml").write_text("task: parity")
     points = results.read_grid(grids / "one.yaml", results.configuration)
     for point in points[:2]:
@@ -212,7 +239,9 @@ def test_the_page_of_other_folders(tmp_path, capfd):
     page = tmp_path / "page.md"
     results.main(["--grids", str(grids), "--results", str(tmp_path / "results"), "--page", str(page)])
     text = page.read_text()
+    assert "- one, parity: **Undecided**: `topk_sparse:k=5` is faster in 0 and slower in 0 of 1 pairs" in text
     assert "One. 2 of 5 runs are done; 0 failed." in text
+    assert "Three. 2 of 4 runs are done; 0 failed." in text  # as its two of seed 1 are runs of grid one, too
     assert "- **two**: Two. Shown with one." in text
     assert cells(text, "parity")["eager"]["runs"] == "0 of 1"
     for name in ("one.png", "one_times.png"):

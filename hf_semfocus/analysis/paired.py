@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,12 @@ def speedups(
             compared = _compared(np.asarray(ratios, dtype=np.float64).T, confidence, resamples, seed)
             found.append(Speedup(task, attention, baseline, unit, len(ratios), **compared))
     return found
+
+
+def together(runs: Sequence[Run], name: str) -> list[Run]:
+    """Runs of several tasks as those of one task, ``name``, in which every task and seed is a seed of its own."""
+    seeds = {who: number for number, who in enumerate(dict.fromkeys((run.task, run.seed) for run in runs))}
+    return [replace(run, task=name, seed=seeds[run.task, run.seed]) for run in runs]
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

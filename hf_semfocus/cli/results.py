@@ -19,9 +19,11 @@ from ..console import option, parse
 from ..files import write_text
 from ..grid import Point, Results, read_about, read_grid
 from ..grid.cost import cost, step_seconds
+from ..grid.points import digest_of
+from ..grid.results import RUNS
 from ..reports import plots
 from ..reports.evidence import CURVES, TIMES, Evidence, Planned
-from ..reports.evidence_tables import section
+from ..reports.evidence_tables import answers, section
 from ..tables import markdown_table
 from .sweep import configuration, steps
 
@@ -40,8 +42,9 @@ Times to the target are medians [quartiles] over seeds by Kaplan and Meier: runs
 watched to their end, hence "more than". Seconds are steps times the seconds of a step on a quiet machine, where these
 were measured. A speed-up is the median over pairs of the same seed of how many times as many steps full attention
 (`sdpa`) takes, with a 95% bootstrap interval of the median; p-values are of two-sided paired tests, which are named,
-and Holm adjusts them for all comparisons of a grid. A verdict confirms or contradicts where the adjusted p is below
-0.05. Held-out scores are those of a run's last evaluation: accuracy, or loss in nats of language models."""
+and Holm adjusts them for all comparisons of top-k in a grid, and apart from these for all of the other attentions. A
+verdict confirms or contradicts where the adjusted p is below 0.05. A run that several grids plan counts in each.
+Held-out scores are those of a run's last evaluation: accuracy, or loss in nats of language models."""
 
 
 @dataclass
@@ -83,25 +86,28 @@ def _draw(evidence: Evidence, folder: Path) -> None:
 
 
 def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
-    """The evidence of every grid, and the cost of what is left of it; those with results come first."""
+    """The evidence of every grid, and the cost of what is left of it; those with most results come first."""
     quiet = Results(results / STEP_TIMES)
+    kept = [_Kept.read(path.parent) for path in sorted(results.glob(f"*/{RUNS}"))]
     found: dict[str, tuple[Evidence, str]] = {}
     joined: dict[str, list[str]] = {}
     for path in sorted(grids.glob("*.yaml")):
         if path.stem in LEFT_OUT or "grid" not in yaml.safe_load(path.read_text(encoding="utf-8")):
             continue
-        about, joins = read_about(path)
+        about, joins, together = read_about(path)
         own, points = Results(results / path.stem), read_grid(path, configuration)
-        left = [point for point in points if point not in own]
+        found_here = _of_points(points, sorted(kept, key=lambda one: one.folder != own.folder))
+        left = [point for point in points if point.name not in found_here.runs]
         evidence = Evidence(
             path.stem,
             f"{about} Shown with {joins}." if joins else about,
             _planned(points, step_seconds(points, quiet)),
-            {run["point"]: run for run in own.runs},
-            read_records(own.folder) if own.runs else [],
-            own.lengths,
-            len(own.failed),
+            found_here.runs,
+            found_here.records,
+            found_here.lengths,
+            sum(point.name in own.failed for point in left),
             joins,
+            together,
         )
         found[path.stem] = evidence, str(cost(left, steps, [own, quiet]))
         if joins is not None:
@@ -109,7 +115,7 @@ def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
     for name, others in joined.items():
         for other in others:
             found[name] = _together(found[name][0], found[other][0]), found[name][1]
-    return sorted(found.values(), key=lambda one: not one[0].done)
+    return sorted(found.values(), key=lambda one: -len(one[0].done))
 
 
 def text(found: Sequence[tuple[Evidence, str]], pictures: str) -> str:
@@ -120,16 +126,47 @@ def text(found: Sequence[tuple[Evidence, str]], pictures: str) -> str:
         pictures: folder of the pictures, from the page.
     """
     rows = [["grid", "planned", "done", "diverged", "failed", "the rest costs"]]
-    parts = []
+    short, parts = [], []
     for evidence, rest in found:
         diverged = sum(evidence.runs[run.name]["status"] == "diverged" for run in evidence.done)
         counts = len(evidence.planned), len(evidence.done), diverged, evidence.failed
         rows.append([evidence.name, *map(str, counts), rest])
         if evidence.done and evidence.joins is None:
             parts += section(evidence, pictures)
+            short += [f"- {evidence.name}, {of}: {said}" for of, said in answers(evidence).items()]
     missing = [f"- **{evidence.name}**: {evidence.about}" for evidence, _ in found if not evidence.done]
     parts += ["## Not run", "\n".join(missing)] if missing else []
-    return "\n\n".join([ABOUT, markdown_table(rows), *parts]) + "\n"
+    head = [ABOUT, *(["## In short", "\n".join(short), "## Runs"] if short else []), markdown_table(rows)]
+    return "\n\n".join([*head, *parts]) + "\n"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The results of a folder: lines of runs by their points, records of evaluations, and lines of tested lengths."""
+
+    folder: Path | None
+    runs: Mapping[str, Mapping[str, Any]]
+    records: Sequence[Mapping[str, Any]]
+    lengths: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Kept:
+        own = Results(folder)
+        return cls(folder, {run["point"]: run for run in own.runs}, read_records(folder), own.lengths)
+
+
+def _of_points(points: Sequence[Point], kept: Sequence[_Kept]) -> _Kept:
+    """What folders hold of the points, by their names here; where several have a run, the first of them counts."""
+    wanted = {point.digest: point.name for point in points}
+    runs: dict[str, Mapping[str, Any]] = {}
+    records, lengths = [], []
+    for each in kept:
+        known = {name: wanted[digest_of(name)] for name in each.runs if digest_of(name) in wanted}
+        new = {name: here for name, here in known.items() if here not in runs}
+        runs |= {here: each.runs[name] for name, here in new.items()}
+        records += [{**record, "run": new[record["run"]]} for record in each.records if record["run"] in new]
+        lengths += [{**line, "point": new[line["point"]]} for line in each.lengths if line["point"] in new]
+    return _Kept(None, runs, records, lengths)
 
 
 def _planned(points: Sequence[Point], seconds: Mapping[str, float]) -> list[Planned]:

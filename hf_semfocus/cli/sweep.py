@@ -5,6 +5,7 @@
     semfocus sweep recipes/configs/paper_full.yaml --executor slurm --partition long --minutes 240 --workers 50
     semfocus sweep recipes/configs/paper_cpu.yaml --dry_run
     semfocus sweep recipes/configs/paper_cpu.yaml --only failed
+    semfocus sweep recipes/configs/k_plateau.yaml --finished_in recipes/results/paper_cpu
     semfocus sweep recipes/configs/paper_cpu.yaml --table runs.parquet
     semfocus sweep recipes/configs/paper_cpu.yaml --test_lengths 40 80 160
 
@@ -61,6 +62,7 @@ class SweepOptions:
     retries: int = option(1, "times that a failed run is tried again, after all others")
     output_dir: str | None = option(None, "parent of the runs' folders; outputs/ and the grid's name by default")
     results_dir: str | None = option(None, "folder of runs.jsonl and evaluations.jsonl; output_dir by default")
+    finished_in: list[str] = option([], "folders of other results: runs finished there are not run again")  # noqa: RUF009
     only: Literal["failed"] | None = option(None, "run only the points that have failed")
     times: list[str] = option([], "folders of other results whose measured steps count for the cost")  # noqa: RUF009
     table: str | None = option(None, "only write the results as a flat table to this .parquet or .csv file")
@@ -79,9 +81,10 @@ class SweepOptions:
         check_parent("table", self.table)
         for name in ("output_dir", "results_dir"):
             check_folder(name, getattr(self, name))
-        for folder in self.times:
-            if not (Path(folder) / TIMES).is_file():
-                raise ValueError(f"times={folder!r}: no {TIMES} in it; expected the results_dir of a sweep")
+        for name, file in (("times", TIMES), ("finished_in", RUNS)):
+            for folder in getattr(self, name):
+                if not (Path(folder) / file).is_file():
+                    raise ValueError(f"{name}={folder!r}: no {file} in it; expected the results_dir of a sweep")
         if self.minutes is not None:
             check_at_least("minutes", self.minutes, 1)
         if self.executor == "slurm" and self.gpus % 1:
@@ -103,7 +106,9 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     points = read_grid(Path(options.grid), configuration)
     if options.test_lengths:
         return _test_lengths([point for point in points if point in results], folder, results, options.test_lengths)
-    left = [point for point in points if point not in results]
+    elsewhere = [Results(Path(each)) for each in options.finished_in]
+    own = [point for point in points if not any(point in each for each in elsewhere)]
+    left = [point for point in own if point not in results]
     failed = [point for point in left if point.name in results.failed]
     print(f"{len(points)} runs: {len(points) - len(left)} done, {len(left)} left, {len(failed)} of them failed before")
     wanted = failed if options.only else left
@@ -111,8 +116,7 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.dry_run:
         print("\n".join(point.name for point in wanted))
         return []
-    points = failed if options.only else points
-    failures = run(points, folder, results, _training, _executor(options, folder))
+    failures = run(failed if options.only else own, folder, results, _training, _executor(options, folder))
     for failure in failures:
         print(f"{failure.name} failed with status {failure.status}:\n{failure.last_lines}", flush=True)
     print(f"results: {results.folder / RUNS}", flush=True)

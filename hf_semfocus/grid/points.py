@@ -11,7 +11,8 @@ A grid file has what it is about, the command, what all points share, and blocks
         attention: [sdpa, topk_sparse:k=5]
 
 The first list of a block varies slowest. Blocks follow each other; a point that comes twice counts once. With ``joins:
-NAME``, the results are shown in the tables of the grid of that name.
+NAME``, the results are shown in the tables of the grid of that name. With ``together: true``, its tasks ask the same
+question and are tested together, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -31,7 +32,7 @@ from ..messages import shown
 from .jobs import as_arguments
 
 Scalar = str | int | float | bool
-KEYS = ("about", "joins", "command", "defaults", "grid")
+KEYS = ("about", "joins", "together", "command", "defaults", "grid")
 SET_BY_SWEEP = ("output_dir", "resume", "overwrite_output_dir", "part", "workers", "cpu_threads")
 """Options that no grid sets, as the sweep gives every point its own."""
 
@@ -56,14 +57,24 @@ class Point:
     def name(self) -> str:
         """What the point sets, for people, and a hash of all that is in force, for the truth."""
         own = "-".join(str(value) for name, value in self.options.items() if name not in self.shared)
-        text = json.dumps([self.command, self.configuration], sort_keys=True, default=str)
         readable = re.sub(r"[^\w.=+%-]+", "_", own)[:80]
-        return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"{readable}-{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """The hash of all that is in force: the same run has it in any grid."""
+        text = json.dumps([self.command, self.configuration], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property
     def arguments(self) -> list[str]:
         """The options as arguments of the command."""
         return as_arguments(self.options)
+
+
+def digest_of(name: str) -> str:
+    """The hash in the name of a point."""
+    return name.rpartition("-")[2]
 
 
 def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any]]) -> list[Point]:
@@ -96,10 +107,30 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
     return list(points.values())
 
 
-def read_about(path: Path) -> tuple[str, str | None]:
-    """What a grid file is about, and which grid it joins, if any; ValueError if it is not a grid."""
+class About(NamedTuple):
+    """What a grid file says of the grid, for people.
+
+    Attributes:
+        text: what it is about.
+        joins: name of the grid whose tables show its results, if that is another.
+        together: whether its tasks are also tested together.
+    """
+
+    text: str
+    joins: str | None
+    together: bool
+
+
+def read_about(path: Path) -> About:
+    """What a grid file says of the grid.
+
+    Raises:
+        ValueError: it is not a grid, or ``together`` is not true or false.
+    """
     content = _content(path)
-    return content.get("about", ""), content.get("joins")
+    if not isinstance(together := content.get("together", False), bool):
+        raise ValueError(f"{path}: together={together!r}; expected true or false")
+    return About(content.get("about", ""), content.get("joins"), together)
 
 
 def _content(path: Path) -> dict[str, Any]:

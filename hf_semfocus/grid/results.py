@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import json_lines
 from .jobs import Failure
-from .points import Point
+from .points import Point, digest_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +56,8 @@ class Results:
         self.failed = {line["point"]: line for line in self._lines(FAILED) if line["point"] not in finished}
 
     def __contains__(self, point: Point) -> bool:
-        """Whether the point is finished."""
-        return any(run["point"] == point.name for run in self.runs)
+        """Whether the point is finished, whatever name another grid gave it."""
+        return any(digest_of(run["point"]) == point.digest for run in self.runs)
 
     def add(self, point: Point, result: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
         """Write down a finished run: its evaluations first, its own line last.

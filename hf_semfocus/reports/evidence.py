@@ -46,6 +46,7 @@ class Evidence:
         lengths: lines of models that were tested on rows of other lengths.
         failed: number of runs that failed.
         joins: name of the grid whose tables show it, if that is another.
+        together: whether its tasks ask the same question and are tested together, too.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Evidence:
     lengths: Sequence[Mapping[str, Any]] = ()
     failed: int = 0
     joins: str | None = None
+    together: bool = False
 
     @property
     def counts(self) -> str:

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..analysis.paired import Speedup, holm, speedups
+from ..analysis.paired import Speedup, speedups
 from ..analysis.runs import Run
 from ..analysis.times import TimeToTarget, times_to_target
 from ..metrics import quantities
 from ..tables import markdown_table, quartiles
+from .comparisons import ALL_TASKS, BASELINE, FOCUS, Compared, Key, compare
 from .evidence import Evidence, Planned
 from .seeds import between, interval
-from .verdicts import BASELINE, FOCUS, Compared, score_verdict, verdict
+from .verdicts import answer, judged, score_verdict, verdict
 
-CONTROL = "random_sparse"
-"""Top-k is compared with this control, too: is it what is kept, or only how few keys are?"""
-HEADER = ["attention", "runs", "reached it", "epochs", "steps", "seconds", "held-out", "speed-up", "95% interval"]
-HEADER += ["faster, slower", "test", "p", "Holm"]
+SPEEDUP = ["speed-up", "95% interval", "faster, slower", "test", "p", "Holm"]
+HEADER = ["attention", "runs", "reached it", "epochs", "steps", "seconds", "held-out", *SPEEDUP]
 
 
 def section(evidence: Evidence, pictures: str | None) -> list[str]:
@@ -33,28 +32,34 @@ def section(evidence: Evidence, pictures: str | None) -> list[str]:
     """
     parts = [f"## {evidence.name}", f"{evidence.about} {evidence.counts}".strip()]
     times = evidence.times()
-    names = list(dict.fromkeys(run.attention for run in times))
-    found = speedups(times, BASELINE, "step") if BASELINE in names else []
-    for control in [name for name in names if name.startswith(CONTROL)]:
-        found += [each for each in speedups(times, control, "step") if each.attention.startswith(FOCUS)]
-    adjusted = holm([each.p for each in found])
-    compared = {(each.task, each.attention, each.baseline): (each, p) for each, p in zip(found, adjusted, strict=True)}
+    compared = compare(times, evidence.together)
     if pictures is not None:
         parts += [f"![{shows}]({pictures}/{name})" for name, shows in evidence.pictures.items()]
-    if found:
-        parts.append(f"Holm's adjustment is over the {len(found)} comparisons of this grid.")
+    if compared:
+        of_each = {each.focused: each.family for (task, *_), each in compared.items() if task != ALL_TASKS}
+        counts = f"{of_each.get(True, 0)} comparisons of top-k, and over {of_each.get(False, 0)} of other attentions"
+        parts.append(f"Holm's adjustment is over {counts}.")
+    if over_all := _of(ALL_TASKS, compared):
+        parts += [f"### {ALL_TASKS}", *_all_tasks(over_all)]
     for setting, runs in evidence.settings.items():
-        parts += [f"### {setting}", *_setting(evidence, runs, times, compared, len(found))]
+        parts += [f"### {setting}", *_setting(evidence, runs, times, compared)]
         parts += _lengths(evidence, runs)
     return parts + _at_their_best(evidence, times)
+
+
+def answers(evidence: Evidence) -> dict[str, str]:
+    """The judgement of every setting that has runs of top-k and of full attention, and of all tasks together."""
+    compared = compare(evidence.times(), evidence.together)
+    tasks = sorted(dict.fromkeys(task for task, *_ in compared), key=lambda task: task != ALL_TASKS)
+    found = {task: _of(task, compared) for task in tasks}
+    return {task: answer(each) for task, each in found.items() if judged(each)}
 
 
 def _setting(
     evidence: Evidence,
     planned: Sequence[Planned],
     times: Sequence[Run],
-    compared: Mapping[tuple[str, str, str], Compared],
-    family: int,
+    compared: Mapping[Key, Compared],
 ) -> list[str]:
     """The table of a setting, and its verdict."""
     setting, own = planned[0].setting, [run for run in planned if run.name in evidence.runs]
@@ -70,7 +75,7 @@ def _setting(
         mine = [run for run in planned if run.attention == attention]
         ended = [evidence.runs[run.name] for run in mine if run.name in evidence.runs]
         epochs, steps = (reached[unit].get(attention) for unit in ("epoch", "step"))
-        speedup, p = compared.get((setting, attention, BASELINE), (None, None))
+        found = compared.get((setting, attention, BASELINE))
         rows.append(
             [
                 attention,
@@ -79,7 +84,7 @@ def _setting(
                 *(_times(each) for each in (epochs, steps)),
                 _times(steps, mine[0].step_seconds) if mine[0].step_seconds else "-",
                 _score(ended),
-                *(["-"] * 6 if speedup is None else _speedup(speedup, p)),
+                *(["-"] * len(SPEEDUP) if found is None else _speedup(found.speedup, found.p)),
             ]
         )
     rows = [list(column) for column in zip(*rows, strict=True)]
@@ -87,8 +92,22 @@ def _setting(
     table = markdown_table([list(row) for row in zip(*kept, strict=True)])
     if planned[0].target is None:
         return [table, score_verdict({(run.attention, run.seed): evidence.runs[run.name] for run in own})]
-    judged = {(own, base): each for (task, own, base), each in compared.items() if task == setting}
-    return [table, verdict(judged, family)]
+    return [table, verdict(_of(setting, compared))]
+
+
+def _all_tasks(found: Mapping[tuple[str, str], Compared]) -> list[str]:
+    """The table of comparisons over all tasks, and its verdict."""
+    rows = [["attention", "over", *SPEEDUP]]
+    rows += [[own, base, *_speedup(each.speedup, each.p)] for (own, base), each in found.items()]
+    about = (
+        "A pair is a seed of a task, so tasks count by their pairs. These tests are adjusted apart from the others."
+    )
+    return [about, markdown_table(rows), verdict(found)]
+
+
+def _of(task: str, compared: Mapping[Key, Compared]) -> dict[tuple[str, str], Compared]:
+    """The comparisons of a task."""
+    return {(own, base): each for (name, own, base), each in compared.items() if name == task}
 
 
 def _lengths(evidence: Evidence, planned: Sequence[Planned]) -> list[str]:

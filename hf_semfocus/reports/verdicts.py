@@ -8,38 +8,49 @@ from typing import Any
 
 from ..analysis.paired import LEVEL, Speedup
 from ..analysis.times import scipy_stats
+from .comparisons import BASELINE, FOCUS, Compared
 from .seeds import between
 
-BASELINE, FOCUS = "sdpa", "topk_sparse"
-Compared = tuple[Speedup, float | None]
-"""A speed-up and its adjusted p-value."""
 
-
-def verdict(found: Mapping[tuple[str, str], Compared], family: int) -> str:
-    """Judge top-k against full attention, and name the controls that are faster, too.
+def answer(found: Mapping[tuple[str, str], Compared]) -> str:
+    """Judge top-k against full attention.
 
     Args:
         found: by attention and its baseline; top-k with k = 5 is judged, or else the first.
-        family: number of comparisons that p-values are adjusted for.
     """
+    name = judged(found)
+    return (
+        f"**Undecided**: no seed has a run of both `{BASELINE}` and top-k."
+        if name is None
+        else _judged(found[name, BASELINE])
+    )
+
+
+def judged(found: Mapping[tuple[str, str], Compared]) -> str | None:
+    """The attention that an answer is about; None if there is none that is compared with full attention."""
     focused = [name for name, base in found if name.startswith(FOCUS) and base == BASELINE]
-    if not focused:
-        return "**Undecided**: no seed has a run of both full attention and top-k."
-    name = f"{FOCUS}:k=5" if f"{FOCUS}:k=5" in focused else focused[0]
-    parts = [_judged(*found[name, BASELINE], family)]
+    return f"{FOCUS}:k=5" if f"{FOCUS}:k=5" in focused else next(iter(focused), None)
+
+
+def verdict(found: Mapping[tuple[str, str], Compared]) -> str:
+    """The answer, the controls that are faster than full attention, too, and top-k against random keys."""
+    if (name := judged(found)) is None:
+        return answer(found)
+    parts = [answer(found)]
     controls = {own: each for (own, base), each in found.items() if base == BASELINE and not own.startswith(FOCUS)}
-    if faster := [_counted(each) for each, _ in controls.values() if 2 * each.faster > each.pairs]:
+    if faster := [_counted(each) for each, *_ in controls.values() if 2 * each.faster > each.pairs]:
         parts.append(f"Controls that are faster than full attention in most pairs, too: {'; '.join(faster)}.")
     elif controls:
         parts.append("No control is faster than full attention in most pairs.")
-    for (own, base), (each, p) in found.items():
+    for (own, base), (each, p, _) in found.items():
         if own == name and base != BASELINE:
             told = "undecided" if p is None or p >= LEVEL else "faster" if each.faster > each.slower else "slower"
             parts.append(f"Against the control `{base}`: {told}; {_counted(each)}{_p(p)}.")
     return " ".join(parts)
 
 
-def _judged(found: Speedup, p: float | None, family: int) -> str:
+def _judged(compared: Compared) -> str:
+    found, p, family = compared
     told = f"{_counted(found)}{_p(p)}"
     if p is not None and p < LEVEL:
         return f"**Confirms**: {told}." if found.faster > found.slower else f"**Contradicts**: {told}."
