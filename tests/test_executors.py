@@ -278,6 +278,13 @@ def test_models_of_finished_runs_are_tested_at_other_lengths(tmp_path, capfd):
     assert lines[0]["eval_accuracy"] > 0.6 > lines[1]["eval_accuracy"]
     sweep.main([*args, "--test_lengths", "10", "6"])  # one is known
     assert [line["length"] for line in Results(tmp_path / "out").lengths] == [4, 10, 6]
+    sweep.main([*args, "--quantities"])
+    sweep.main([*args, "--quantities"])  # known
+    [line] = Results(tmp_path / "out").quantities
+    assert (line["rows"], line["k"], line["receptive_field"] < 1) == (200, 2, True)
+    printed = capfd.readouterr().out
+    assert "1 models measured; 0 are not in" in printed
+    assert "0 models measured; 0 are not in" in printed
     shutil.rmtree(folder)
     sweep.main([*args, "--test_lengths", "8"])
     assert "0 models tested; 1 are not in" in capfd.readouterr().out

@@ -38,6 +38,8 @@ _LAZY = {
     "proven_lambda_x": "proven_attention",
     "topk_lambda_w": "proven_attention",
     "QUANTITIES": "quantities",
+    "meeting": "receptive",
+    "receptive_field": "receptive",
     "Record": "records",
     "draw_regions_w": "regions",
     "draw_regions_x": "regions",

@@ -24,6 +24,7 @@ from ..grid.results import RUNS
 from ..reports import plots
 from ..reports.evidence import CURVES, TIMES, Evidence, Planned
 from ..reports.evidence_tables import answers, section
+from ..reports.theory_tables import ABOUT as THEORY
 from ..tables import markdown_table
 from .sweep import configuration, steps
 
@@ -105,6 +106,7 @@ def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
             found_here.runs,
             found_here.records,
             found_here.lengths,
+            found_here.quantities,
             sum(point.name in own.failed for point in left),
             joins,
             together,
@@ -136,37 +138,39 @@ def text(found: Sequence[tuple[Evidence, str]], pictures: str) -> str:
             short += [f"- {evidence.name}, {of}: {said}" for of, said in answers(evidence).items()]
     missing = [f"- **{evidence.name}**: {evidence.about}" for evidence, _ in found if not evidence.done]
     parts += ["## Not run", "\n".join(missing)] if missing else []
-    head = [ABOUT, *(["## In short", "\n".join(short), "## Runs"] if short else []), markdown_table(rows)]
+    head = [ABOUT, THEORY, *(["## In short", "\n".join(short), "## Runs"] if short else []), markdown_table(rows)]
     return "\n\n".join([*head, *parts]) + "\n"
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The results of a folder: lines of runs by their points, records of evaluations, and lines of tested lengths."""
+    """The results of a folder: lines of runs by their points, records of evaluations, and lines about their models."""
 
     folder: Path | None
     runs: Mapping[str, Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
     lengths: Sequence[Mapping[str, Any]]
+    quantities: Sequence[Mapping[str, Any]]
 
     @classmethod
     def read(cls, folder: Path) -> _Kept:
         own = Results(folder)
-        return cls(folder, {run["point"]: run for run in own.runs}, read_records(folder), own.lengths)
+        return cls(folder, {run["point"]: run for run in own.runs}, read_records(folder), own.lengths, own.quantities)
 
 
 def _of_points(points: Sequence[Point], kept: Sequence[_Kept]) -> _Kept:
     """What folders hold of the points, by their names here; where several have a run, the first of them counts."""
     wanted = {point.digest: point.name for point in points}
     runs: dict[str, Mapping[str, Any]] = {}
-    records, lengths = [], []
+    records, about_models = [], ([], [])
     for each in kept:
         known = {name: wanted[digest_of(name)] for name in each.runs if digest_of(name) in wanted}
         new = {name: here for name, here in known.items() if here not in runs}
         runs |= {here: each.runs[name] for name, here in new.items()}
         records += [{**record, "run": new[record["run"]]} for record in each.records if record["run"] in new]
-        lengths += [{**line, "point": new[line["point"]]} for line in each.lengths if line["point"] in new]
-    return _Kept(None, runs, records, lengths)
+        for lines, found in zip(about_models, (each.lengths, each.quantities), strict=True):
+            lines += [{**line, "point": new[line["point"]]} for line in found if line["point"] in new]
+    return _Kept(None, runs, records, *about_models)
 
 
 def _planned(points: Sequence[Point], seconds: Mapping[str, float]) -> list[Planned]:
@@ -204,5 +208,6 @@ def _together(one: Evidence, other: Evidence) -> Evidence:
         runs={**one.runs, **other.runs},
         records=[*one.records, *other.records],
         lengths=[*one.lengths, *other.lengths],
+        quantities=[*one.quantities, *other.quantities],
         failed=one.failed + other.failed,
     )

@@ -8,6 +8,7 @@
     semfocus sweep recipes/configs/k_plateau.yaml --finished_in recipes/results/paper_cpu
     semfocus sweep recipes/configs/paper_cpu.yaml --table runs.parquet
     semfocus sweep recipes/configs/paper_cpu.yaml --test_lengths 40 80 160
+    semfocus sweep recipes/configs/paper_cpu.yaml --quantities
 
 The grid file is described in ``hf_semfocus/grid/points.py``. A point is finished when its line is in ``runs.jsonl``;
 after any interruption, the same command continues. ``pandas.read_json("runs.jsonl", lines=True)`` reads the results.
@@ -17,7 +18,7 @@ A Ray cluster with token authentication takes the token of the environment: ``RA
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 from ..console import check_at_least, check_folder, check_parent, check_unset, option, parse
 from ..data import tasks
-from ..experiments import evaluate_lengths
+from ..experiments import evaluate_lengths, measure_quantities
 from ..grid import (
     Executor,
     Failure,
@@ -39,7 +40,7 @@ from ..grid import (
     training_command,
 )
 from ..grid.cost import cost, hours, steps_at_most
-from ..grid.results import LENGTHS, RUNS, TIMES
+from ..grid.results import LENGTHS, QUANTITIES, RUNS, TIMES
 from ..training import TrainingOptions, start
 
 COMMANDS = ("pretrain", "finetune")
@@ -67,6 +68,7 @@ class SweepOptions:
     times: list[str] = option([], "folders of other results whose measured steps count for the cost")  # noqa: RUF009
     table: str | None = option(None, "only write the results as a flat table to this .parquet or .csv file")
     test_lengths: list[int] = option([], "only test the best models of finished runs on rows of these lengths")  # noqa: RUF009
+    quantities: bool = option(False, "only measure the attention of the best models of finished runs, for the theory")
     dry_run: bool = option(False, "only show what is done, what is left, and what that costs")
 
     def __post_init__(self) -> None:
@@ -104,8 +106,11 @@ def main(args: Sequence[str] | None = None) -> list[Failure]:
     if options.table is not None:
         return _write_table(results, Path(options.table))
     points = read_grid(Path(options.grid), configuration)
+    done = [point for point in points if point in results]
     if options.test_lengths:
-        return _test_lengths([point for point in points if point in results], folder, results, options.test_lengths)
+        return _test_lengths(done, folder, results, options.test_lengths)
+    if options.quantities:
+        return _measure_quantities(done, folder, results)
     elsewhere = [Results(Path(each)) for each in options.finished_in]
     own = [point for point in points if not any(point in each for each in elsewhere)]
     left = [point for point in own if point not in results]
@@ -170,19 +175,34 @@ def _write_table(results: Results, path: Path) -> list[Failure]:
 
 def _test_lengths(points: Sequence[Point], folder: Path, results: Results, lengths: Sequence[int]) -> list[Failure]:
     """Test the models that are still in their folders, each length once."""
-    accelerator, tested, missing = start(TrainingOptions(), 1), 0, 0
-    for point in points:
-        known = {line["length"] for line in results.lengths if line["point"] == point.name}
-        left = [length for length in lengths if length not in known]
-        models = list((folder / point.name).glob("runs/*/best"))
-        if left and len(models) == 1:
-            of = {"task": "even_pairs", **point.options}
-            who = models[0], of["task"], of["attention"], of["seeds"]
-            results.add_lengths(point, evaluate_lengths(accelerator, *who, left, bool(of.get("pad_as_tokens"))))
-            tested += 1
-        missing += bool(left and len(models) != 1)
-    print(f"{tested} models tested; {missing} are not in {folder}; results: {results.folder / LENGTHS}")
+    accelerator = start(TrainingOptions(), 1)
+    known = {(line["point"], line["length"]) for line in results.lengths}
+    left = {point.name: [length for length in lengths if (point.name, length) not in known] for point in points}
+    for point, model, of in _models([point for point in points if left[point.name]], folder, "tested"):
+        who = model, of["task"], of["attention"], of["seeds"]
+        found = evaluate_lengths(accelerator, *who, left[point.name], bool(of.get("pad_as_tokens")))
+        results.add_lengths(point, found)
+    print(f"results: {results.folder / LENGTHS}")
     return []
+
+
+def _measure_quantities(points: Sequence[Point], folder: Path, results: Results) -> list[Failure]:
+    """Measure the models that are still in their folders, each once."""
+    known = {line["point"] for line in results.quantities}
+    for point, model, of in _models([point for point in points if point.name not in known], folder, "measured"):
+        found = measure_quantities(model, of["task"], of["seeds"], bool(of.get("pad_as_tokens")))
+        results.add_quantities(point, found)
+    print(f"results: {results.folder / QUANTITIES}")
+    return []
+
+
+def _models(points: Sequence[Point], folder: Path, verb: str) -> Iterator[tuple[Point, Path, Mapping[str, Any]]]:
+    """The best models of points, with their options; says how many there were."""
+    found = {point.name: list((folder / point.name).glob("runs/*/best")) for point in points}
+    there = [point for point in points if len(found[point.name]) == 1]
+    for point in there:
+        yield point, found[point.name][0], {"task": "even_pairs", **point.options}
+    print(f"{len(there)} models {verb}; {len(points) - len(there)} are not in {folder}")
 
 
 def _training(point: Point, folder: Path) -> list[str]:

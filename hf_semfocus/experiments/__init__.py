@@ -12,6 +12,7 @@ from .labeled import Examples, checkpoint, labeled
 from .language import Text, language
 from .lengths import evaluate_lengths
 from .publishing import HubOptions
+from .quantities import measure_quantities
 from .swap import swap_checkpoint, swap_dense_run, swap_only
 from .swap_options import SwapOptions
 from .synthetic import synthetic
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate_lengths",
     "labeled",
     "language",
+    "measure_quantities",
     "swap_checkpoint",
     "swap_dense_run",
     "swap_only",

@@ -1,8 +1,9 @@
 """What a grid has found: ``runs.jsonl`` has a line per finished run, ``evaluations.jsonl`` one per evaluation.
 
 ``times.jsonl`` holds the seconds of a step, apart from these, as they depend on what else the machine did, where steps
-and losses do not. ``lengths.jsonl`` has a line per length that a model was tested on. ``failed.jsonl`` holds the
-runs that failed, until they succeed. A run whose line is in ``runs.jsonl`` is finished, even where its folder is gone.
+and losses do not. ``lengths.jsonl`` has a line per length that a model was tested on, ``quantities.jsonl`` one
+per model whose attention was measured. ``failed.jsonl`` holds the runs that failed, until they succeed. A run whose
+line is in ``runs.jsonl`` is finished, even where its folder is gone.
 ``pandas.read_json("runs.jsonl", lines=True)`` reads any of these, and
 ``pandas.json_normalize([json.loads(line) for line in open("runs.jsonl")])`` makes columns of nested values.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT = ("seconds", "steps_per_second", "tokens_per_second", "peak_memory_mb", "kind", "run", "seed")
 RUNS, EVALUATIONS, TIMES, FAILED = "runs.jsonl", "evaluations.jsonl", "times.jsonl", "failed.jsonl"
-LENGTHS = "lengths.jsonl"
+LENGTHS, QUANTITIES = "lengths.jsonl", "quantities.jsonl"
 EVALUATED = ("epoch", "step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_perplexity")
 
 
@@ -34,7 +35,7 @@ class Results:
         folder: where the files are, or will be.
 
     Attributes:
-        runs, evaluations, times, lengths: lines of the files.
+        runs, evaluations, times, lengths, quantities: lines of the files.
         failed: lines of the runs that failed, by the name of the point.
 
     Raises:
@@ -50,8 +51,9 @@ class Results:
         self.runs = self._lines(RUNS)
         finished = {run["point"] for run in self.runs}
         # those of a run that has no line were written by a process that died just then
-        self.evaluations, self.times, self.lengths = (
-            [line for line in self._lines(name) if line["point"] in finished] for name in (EVALUATIONS, TIMES, LENGTHS)
+        self.evaluations, self.times, self.lengths, self.quantities = (
+            [line for line in self._lines(name) if line["point"] in finished]
+            for name in (EVALUATIONS, TIMES, LENGTHS, QUANTITIES)
         )
         self.failed = {line["point"]: line for line in self._lines(FAILED) if line["point"] not in finished}
 
@@ -91,6 +93,11 @@ class Results:
             self.lengths.append({"point": point.name, **{name: _short(value) for name, value in line.items()}})
         self._write(LENGTHS, self.lengths)
 
+    def add_quantities(self, point: Point, found: Mapping[str, Any]) -> None:
+        """Write down what was measured of the attention of a finished run's model."""
+        self.quantities.append({"point": point.name, **_rounded(found)})
+        self._write(QUANTITIES, self.quantities)
+
     def table(self) -> pd.DataFrame:
         """A row per run with flat columns: ``reached`` becomes ``reached_epoch`` and ``reached_step``."""
         import pandas as pd
@@ -110,6 +117,11 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _lasting(item) for name, item in value.items() if name not in LEFT_OUT}
     return _short(value)
+
+
+def _rounded(value: Any) -> Any:
+    """The same with short numbers, at any depth."""
+    return {name: _rounded(item) for name, item in value.items()} if isinstance(value, Mapping) else _short(value)
 
 
 def _short(value: Any) -> Any:

@@ -44,6 +44,7 @@ class Evidence:
         runs: lines of finished runs, by the name of the point.
         records: their evaluations.
         lengths: lines of models that were tested on rows of other lengths.
+        quantities: lines of models whose attention was measured.
         failed: number of runs that failed.
         joins: name of the grid whose tables show it, if that is another.
         together: whether its tasks ask the same question and are tested together, too.
@@ -55,6 +56,7 @@ class Evidence:
     runs: Mapping[str, Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
     lengths: Sequence[Mapping[str, Any]] = ()
+    quantities: Sequence[Mapping[str, Any]] = ()
     failed: int = 0
     joins: str | None = None
     together: bool = False
@@ -78,13 +80,15 @@ class Evidence:
         return found
 
     def records_by_setting(self) -> dict[str, list[dict[str, Any]]]:
-        """Records of the settings that have some, with the setting as their task."""
-        settings = {run.name: run.setting for run in self.planned}
-        found: dict[str, list[dict[str, Any]]] = {setting: [] for setting in self.settings}
+        """Records of the settings that have some, in the order of the grid, with the setting as their task."""
+        by_run: dict[str, list[Mapping[str, Any]]] = {}
         for record in self.records:
-            if (setting := settings.get(record["run"])) is not None:
-                found[setting].append({**record, "task": setting})
-        return {setting: records for setting, records in found.items() if records}
+            by_run.setdefault(record["run"], []).append(record)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run in self.planned:
+            if run.name in by_run:
+                found.setdefault(run.setting, []).extend({**each, "task": run.setting} for each in by_run[run.name])
+        return {setting: found[setting] for setting in self.settings if setting in found}
 
     @property
     def pictures(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ..tables import markdown_table, quartiles
 from .comparisons import ALL_TASKS, BASELINE, FOCUS, Compared, Key, compare
 from .evidence import Evidence, Planned
 from .seeds import between, interval
+from .theory_tables import theory
 from .verdicts import answer, judged, score_verdict, verdict
 
 SPEEDUP = ["speed-up", "95% interval", "faster, slower", "test", "p", "Holm"]
@@ -43,7 +44,7 @@ def section(evidence: Evidence, pictures: str | None) -> list[str]:
         parts += [f"### {ALL_TASKS}", *_all_tasks(over_all)]
     for setting, runs in evidence.settings.items():
         parts += [f"### {setting}", *_setting(evidence, runs, times, compared)]
-        parts += _lengths(evidence, runs)
+        parts += [*_lengths(evidence, runs), *theory(evidence, runs)]
     return parts + _at_their_best(evidence, times)
 
 
