@@ -1,6 +1,7 @@
 """The page of results: it matches the committed lines, and says no more than they show."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import dropwhile, takewhile
 
@@ -13,6 +14,7 @@ from hf_semfocus.reports import plots
 from hf_semfocus.reports.comparisons import ALL_TASKS, compare
 from hf_semfocus.reports.evidence import Evidence, Planned
 from hf_semfocus.reports.evidence_tables import section
+from hf_semfocus.reports.theory_tables import theory
 from hf_semfocus.reports.verdicts import score_verdict, verdict
 
 pytest.importorskip("scipy")
@@ -42,6 +44,13 @@ def test_the_readme_begins_with_what_the_page_says():
     adam = cells(page, "even_pairs, optimizer=adamw, learning_rate=0.001")
     assert [adam[name]["epochs"].split()[0] for name in (FULL, TOPK)] == ["3", "2"]
     assert "**with AdamW** full attention needs 3 epochs, the 5 highest-scoring keys 2" in begins
+    assert (
+        "conditions for an advantage hold with AdamW, where it is small, and not with SGD, where it is large" in begins
+    )
+    [sgd, adam] = (theory_of(page, f"even_pairs{more}") for more in ("", ", optimizer=adamw, learning_rate=0.001"))
+    for condition in ("W holds", "X holds"):
+        assert {*adam[condition].partition(" of ")[0].split()} == {adam["models"]}
+        assert max(map(int, sgd[condition].partition(" of ")[0].split())) <= int(sgd["models"]) / 4
 
 
 def test_holm_by_hand():
@@ -182,9 +191,19 @@ def cells(text, title):
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
 
 
+def theory_of(text, title):
+    """The row of top-5 in the table of quantities under a title."""
+    after = text[text.index(f"### {title}\n") :]
+    return cells("### x\n\n" + after[after.index("The theory's quantities, on") :], "x")[TOPK]
+
+
 def test_a_section_has_tables_of_what_is_there():
     settings = {"parity, lr=1": {FULL: (20, 30, None), TOPK: (2, 5, 4)}, "parity, lr=2": {FULL: (10, 6), TOPK: (3, 4)}}
     found = evidence({**settings, "parity, lr=3": {FULL: (None,), TOPK: (None,)}})
+    shuffled = replace(found, records=found.records[::2][::-1])
+    assert [*shuffled.records_by_setting()] == list(settings)
+    names = [each["attention"] for each in shuffled.records_by_setting()["parity, lr=1"]]
+    assert names == sorted(names, key=[FULL, TOPK].index)
     text = "\n\n".join(section(found, "pictures"))
     assert "About. 9 of 12 runs are done; 0 failed." in text
     first = cells(text, "parity, lr=1")
@@ -209,6 +228,33 @@ def test_a_section_has_tables_of_what_is_there():
     best = cells(text, "parity, each at its best")
     assert (best[FULL]["best setting"], best[TOPK]["best setting"]) == ("parity, lr=2", "parity, lr=2")
     assert float(best[TOPK]["speed-up"]) == pytest.approx((10 / 3 + 6 / 4) / 2, abs=0.01)
+
+
+def test_quantities_are_paired_by_seed_beside_the_papers():
+    """Lambda at each quantile is computed from the two models of a seed; a control has no condition."""
+    levels = ("0.0", "0.05", "0.1", "0.25", "0.75", "0.9", "0.95", "1.0")
+    shares = {"rows": 200, "receptive_field": 0.5, "meeting": 1.0}
+    grid = evidence({"even_pairs": {FULL: (5, 6, 7), TOPK: (2, 3), RANDOM: (4,)}})
+    kept = {"kept_dispersion": dict.fromkeys(levels, 1.0), "in_degree": dict.fromkeys(levels, 10)}
+    lines = [{"point": f"even_pairs/{FULL}/{seed}", **shares, "k": None, "dispersion": dict.fromkeys(levels, delta)}
+             for seed, delta in ((0, 8.0), (1, 40.0), (2, 1e9))]  # fmt: skip
+    for name, apart, seeds in ((TOPK, 0.5, (0, 1)), (RANDOM, -3.0, (0,))):
+        more = {**kept, "separation": dict.fromkeys(levels, apart), "k": 5, **shares}
+        lines += [{"point": f"even_pairs/{name}/{seed}", **more} for seed in seeds]
+    told, table = theory(replace(grid, quantities=lines), grid.planned)
+    assert told == "The theory's quantities, on 200 training rows:"
+    found = cells(f"### x\n\n{table}", "x")
+    each = [1 / delta + math.log(2 * (1 + 1 / 0.5)) / delta for delta in (8.0, 40.0)]
+    assert found[TOPK]["lambda_W"] == " ".join([f"{sum(each) / 2:.3g}"] * 4)
+    assert (found[TOPK]["models"], found[TOPK]["delta_s"], found[TOPK]["W holds"]) == (
+        "2",
+        "24 24 24 24",
+        "2 2 2 2 of 2",
+    )
+    assert (found[FULL]["models"], found[FULL]["delta_s"], found[FULL]["beta"]) == ("3", "40 40 40 40", "-")
+    assert (found[RANDOM]["delta_h"], found[RANDOM]["Delta_h"], found[RANDOM]["lambda_W"]) == ("1 1 1 1", "-", "-")
+    assert found["topk_sparse:k=5, paper's code"]["lambda_W"] == "3.17 1.98 1.31 1.8"  # as in the paper's table
+    assert theory(grid, grid.planned) == []
 
 
 def test_a_run_that_diverged_is_read_from_its_line(tmp_path):
