@@ -130,6 +130,10 @@ def test_a_verdict_names_controls_and_counts_all_comparisons():
     assert "**Confirms**" in judged(SLOW, FAST, FAST)
     assert "too: `random_sparse:k=5` is faster in 8" in judged(SLOW, FAST, FAST)
     assert "No control is faster" in judged(SLOW, FAST, SLOW)
+    two = compare([*runs(FULL, SLOW), *runs("topk_sparse:k=2", FAST), *runs(TOPK, SLOW)], False)
+    told = verdict({(own, base): each for (_, own, base), each in two.items()})
+    assert "**Undecided**: `topk_sparse:k=5` is faster in 0" in told
+    assert "Other speed-ups: 10.00 of `topk_sparse:k=2` (8 pairs)." in told
     # 8 pairs give p = 1/128 at best, which 7 comparisons can bear, and 8 cannot
     few = [(50, 60, 70, 80, 55, 65, 75, 85), (51, 59, 71, 79, 56, 64, 76, 84)]
     assert judged(*few, family=6).startswith("**Does not confirm**")
@@ -285,7 +289,7 @@ def test_the_page_of_other_folders(tmp_path, capfd):
     page = tmp_path / "page.md"
     results.main(["--grids", str(grids), "--results", str(tmp_path / "results"), "--page", str(page)])
     text = page.read_text()
-    assert "- one, parity: **Undecided**: `topk_sparse:k=5` is faster in 0 and slower in 0 of 1 pairs" in text
+    assert "- one, parity: **Undecided**: `topk_sparse:k=5` is faster in 0 and slower in 0 of 1 pair (speed-up" in text
     assert "One. 2 of 5 runs are done; 0 failed." in text
     assert "Three. 2 of 4 runs are done; 0 failed." in text  # as its two of seed 1 are runs of grid one, too
     assert "- **two**: Two. Shown with one." in text

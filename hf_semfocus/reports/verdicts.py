@@ -13,17 +13,16 @@ from .seeds import between
 
 
 def answer(found: Mapping[tuple[str, str], Compared]) -> str:
-    """Judge top-k against full attention.
+    """Judge top-k against full attention, and tell the speed-ups of its other sizes.
 
     Args:
         found: by attention and its baseline; top-k with k = 5 is judged, or else the first.
     """
-    name = judged(found)
-    return (
-        f"**Undecided**: no seed has a run of both `{BASELINE}` and top-k."
-        if name is None
-        else _judged(found[name, BASELINE])
-    )
+    if (name := judged(found)) is None:
+        return f"**Undecided**: no seed has a run of both `{BASELINE}` and top-k."
+    others = [each.speedup for (own, base), each in found.items() if base == BASELINE and each.focused and own != name]
+    told = [f"{between(each.low, each.high)} of `{each.attention}` ({_pairs(each.pairs)})" for each in others]
+    return " ".join([_judged(found[name, BASELINE]), *([f"Other speed-ups: {', '.join(told)}."] if told else [])])
 
 
 def judged(found: Mapping[tuple[str, str], Compared]) -> str | None:
@@ -61,8 +60,13 @@ def _judged(compared: Compared) -> str:
 
 
 def _counted(found: Speedup) -> str:
-    counts = f"is faster in {found.faster} and slower in {found.slower} of {found.pairs} pairs"
+    counts = f"is faster in {found.faster} and slower in {found.slower} of {_pairs(found.pairs)}"
     return f"`{found.attention}` {counts} (speed-up: {between(found.low, found.high)})"
+
+
+def _pairs(count: int) -> str:
+    """A number of pairs in words."""
+    return f"{count} pair{'' if count == 1 else 's'}"
 
 
 def _p(p: float | None) -> str:
@@ -79,12 +83,12 @@ def score_verdict(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     field, better = ("eval_loss", "lower") if language else ("eval_accuracy", "higher")
     told, decided = [], False
     for attention in dict.fromkeys(name for name, _ in results if name != BASELINE):
-        pairs = [
+        both = [
             (run[field], results[BASELINE, seed][field])
             for (name, seed), run in results.items()
             if name == attention and (BASELINE, seed) in results
         ]
-        changes = [own - base for own, base in pairs if None not in (own, base)]
+        changes = [own - base for own, base in both if None not in (own, base)]
         if not changes:
             continue
         wins = sum(change < 0 if language else change > 0 for change in changes)
@@ -93,7 +97,7 @@ def score_verdict(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
         decided = decided or p < LEVEL
         told.append(
             f"`{attention}` ends with a {better} held-out {field.removeprefix('eval_')} than full attention in "
-            f"{wins} of {len(changes)} pairs (median difference {median(changes):+.4f}, sign test p = {p:.2g})"
+            f"{wins} of {_pairs(len(changes))} (median difference {median(changes):+.4f}, sign test p = {p:.2g})"
         )
     if not told:
         return "**Undecided**: no seed has a run of full attention and of another."
