@@ -146,7 +146,10 @@ def test_verdict(scores, expected):
         ("weightless", r"model='weightless': no weights can be read \(.*\); expected model.safetensors"),
         ("encoder", "sees the tokens after a position; expected a causal language model"),
         ("causal --attention topk", r"unknown mechanism 'topk' \(did you mean 'topk_sparse'\?\); expected one of"),
-        ("causal --output_dir causal/config.json", "output_dir='causal/config.json' is a file; expected a folder"),
+        (
+            "causal --output_dir causal/config.json",
+            "output_dir='causal/config.json' is a file",
+        ),
         ("causal --attention topk_sparse:k=0", "k=0 is not allowed; expected an integer of at least 1"),
         ("causal --attention topk_sparse topk_sparse", "expected every attention once"),
         ("causal --attention sdpa", r"attention=\['sdpa'\]; expected at least one to compare with sdpa"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -54,6 +55,20 @@ def test_without_a_gpu_it_ends_with_one_line(tmp_path):
     done = subprocess.run(command, env=bare(), capture_output=True, text=True, check=False)
     assert done.stderr == f"sitting.py: error: PyTorch {torch.__version__} finds no GPU; nothing was measured\n"
     assert (done.stdout, done.returncode) == ("", 2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("part", ["check", "kernel_times", "tiles"])
+def test_so_does_each_part(part, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{part}.py", "--output_dir", str(tmp_path / "out")])
+    monkeypatch.syspath_prepend(GPU)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(GPU / f"{part}.py"), run_name="__main__")
+    assert (
+        f"{part}.py: error: PyTorch {torch.__version__} finds no GPU; nothing was measured\n"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

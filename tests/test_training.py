@@ -521,7 +521,7 @@ def test_folder_that_is_no_output_is_left_alone(tmp_path):
     for flag in ("resume", "overwrite_output_dir"):
         with pytest.raises(ValueError, match="not empty and not the output of a training"):
             start(tmp_path, **{flag: True})
-    with pytest.raises(ValueError, match="is a file; expected a folder"):
+    with pytest.raises(ValueError, match="is a file, or in one; expected a folder"):
         start(tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

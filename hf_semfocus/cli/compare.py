@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..console import check_at_least, imports, option, parse
+from ..console import check_at_least, check_folder, check_threads, imports, option, parse
 from ..data import load_text, load_tokenizer
 from ..experiments import title
 from ..experiments.on_text import ATTENTIONS, TOKENS, Comparison, compare_attentions, language_kind, names_of
@@ -37,11 +37,11 @@ class CompareOptions:
     output_dir: str | None = option(None, "outputs/compare and the model's name by default")
 
     def __post_init__(self) -> None:
-        for name, least in (("tokens", 1), ("block_size", 4), ("cpu_threads", 1)):
+        for name, least in (("tokens", 1), ("block_size", 4)):
             check_at_least(name, getattr(self, name), least)
+        check_threads(self.cpu_threads)
         names_of(self.attention)
-        if self.output_dir is not None and Path(self.output_dir).is_file():
-            raise ValueError(f"output_dir={self.output_dir!r} is a file; expected a folder")
+        check_folder("output_dir", self.output_dir)
         if self.model is None:
             raise ValueError("model=None; expected a folder, or a name on the Hub")
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from ..messages import check_integer
 
+MOST_THREADS = 1024
+"""CPU threads that may be asked for."""
+
 
 def option(default: Any, text: str, *aliases: str) -> Any:
     """Declare a dataclass field with its help text; a list becomes an option that takes several values.
@@ -45,6 +48,17 @@ def check_unset(options: Any, names: Sequence[str], why: str) -> None:
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.name in names and (value := getattr(options, f.name)) != default:
             raise ValueError(f"{f.name}={value!r} has no effect {why}")
+
+
+def check_threads(value: int | None) -> None:
+    """Refuse a number of CPU threads that no machine has, with which PyTorch would crash; None is allowed.
+
+    Raises:
+        ValueError: names the value.
+    """
+    check_at_least("cpu_threads", value, 1)
+    if value is not None and value > MOST_THREADS:
+        raise ValueError(f"cpu_threads={value!r}; expected at most {MOST_THREADS}")
 
 
 def check_folder(name: str, value: str | None) -> None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..console import check_at_least, imports, option
+from ..console import check_at_least, check_threads, imports, option
 from .grammar import HELP
 
 
@@ -112,7 +112,7 @@ class ComparisonOptions:
 
     def __post_init__(self) -> None:
         check_at_least("workers", self.workers, 1)
-        check_at_least("cpu_threads", self.cpu_threads, 1)
+        check_threads(self.cpu_threads)
         if self.part and (len(self.attention), len(self.seeds)) != (1, 1):
             raise ValueError(
                 f"part={self.part!r} with attention={self.attention}, seeds={self.seeds}; expected one of each"

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
+from ..console import check_folder
 from ..files import UNFINISHED, locked, write_text
 from .log import gather
 from .options import TrainingOptions
@@ -93,8 +94,7 @@ class OutputFolder:
         return Run(name, attention, seed, path / "runs" / re.sub(r"[^\w.=+%-]+", "_", name))
 
     def _check(self, accelerator: Accelerator, options: TrainingOptions) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"output_dir={str(self.path)!r} is a file; expected a folder")
+        check_folder("output_dir", str(self.path))
         held = [file.name for file in self.path.glob("*") if not file.name.endswith((UNFINISHED, LOCK))]
         if not held:
             if options.resume:

@@ -114,4 +114,4 @@ STEPS = {
 }
 
 if __name__ == "__main__":
-    steps.main(__doc__, STEPS, "check")
+    steps.main(__doc__, STEPS, "check", needs_gpu=True)

@@ -64,4 +64,4 @@ def kernel_times(case: Case, backend: str, device: torch.device) -> list[dict[st
 STEPS = {case.label: partial(kernel_times, case, "triton", torch.device("cuda")) for case in CASES}
 
 if __name__ == "__main__":
-    steps.main(__doc__, STEPS, "kernel_times")
+    steps.main(__doc__, STEPS, "kernel_times", needs_gpu=True)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+import steps
 
 from hf_semfocus.files import write_json
 
@@ -101,9 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for name in options.part:
             print(f"{name}: {PARTS[name].about}\n  python {' '.join(PARTS[name].command)}")
         return
-    if not torch.cuda.is_available():
-        print(f"sitting.py: error: PyTorch {torch.__version__} finds no GPU; nothing was measured", file=sys.stderr)
-        sys.exit(2)
+    steps.need_gpu()
     results: dict[str, Any] = {}
     for name in options.part:
         print(f"{name}: {PARTS[name].about} ...", flush=True)

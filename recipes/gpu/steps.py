@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_semfocus.files import write_json
 from hf_semfocus.messages import brief
 
@@ -35,12 +37,27 @@ def run(steps: Mapping[str, Callable[[], Any]], path: Path) -> dict[str, Any]:
     return results
 
 
+def need_gpu() -> None:
+    """End the process with status 2 where PyTorch finds no GPU."""
+    if not torch.cuda.is_available():
+        program = Path(sys.argv[0]).name
+        print(f"{program}: error: PyTorch {torch.__version__} finds no GPU; nothing was measured", file=sys.stderr)
+        sys.exit(2)
+
+
 def failures(results: Mapping[str, Any]) -> list[str]:
     """Names of the steps that failed."""
     return [name for name, result in results.items() if isinstance(result, dict) and "failed" in result]
 
 
-def main(about: str, steps: Mapping[str, Callable[[], Any]], stem: str, args: Sequence[str] | None = None) -> None:
+def main(
+    about: str,
+    steps: Mapping[str, Callable[[], Any]],
+    stem: str,
+    args: Sequence[str] | None = None,
+    *,
+    needs_gpu: bool = False,
+) -> None:
     """The command line of a part; ends the process with status 1 if a step failed.
 
     Args:
@@ -48,10 +65,13 @@ def main(about: str, steps: Mapping[str, Callable[[], Any]], stem: str, args: Se
         steps: see :func:`run`.
         stem: name of the file of results.
         args: the options; by default those of the process.
+        needs_gpu: whether to end with status 2 where there is no GPU.
     """
     parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/gpu"), help="folder of the results")
     folder = parser.parse_args(args).output_dir
+    if needs_gpu:
+        need_gpu()
     folder.mkdir(parents=True, exist_ok=True)
     failed = failures(run(steps, folder / f"{stem}.json"))
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -102,4 +102,4 @@ STEPS = {
 }
 
 if __name__ == "__main__":
-    steps.main(__doc__, STEPS, "tiles")
+    steps.main(__doc__, STEPS, "tiles", needs_gpu=True)
