@@ -13,7 +13,7 @@ from hf_semfocus.figures import new_figure
 from hf_semfocus.reports import plots
 from hf_semfocus.reports.comparisons import ALL_TASKS, compare
 from hf_semfocus.reports.evidence import Evidence, Planned
-from hf_semfocus.reports.evidence_tables import section
+from hf_semfocus.reports.evidence_tables import answers, section
 from hf_semfocus.reports.theory_tables import theory
 from hf_semfocus.reports.verdicts import score_verdict, verdict
 
@@ -133,7 +133,7 @@ def test_a_verdict_names_controls_and_counts_all_comparisons():
     two = compare([*runs(FULL, SLOW), *runs("topk_sparse:k=2", FAST), *runs(TOPK, SLOW)], False)
     told = verdict({(own, base): each for (_, own, base), each in two.items()})
     assert "**Undecided**: `topk_sparse:k=5` is faster in 0" in told
-    assert "Other speed-ups: 10.00 of `topk_sparse:k=2` (8 pairs)." in told
+    assert "Other speed-ups: `topk_sparse:k=2` 10.00 (8 pairs)." in told
     # 8 pairs give p = 1/128 at best, which 7 comparisons can bear, and 8 cannot
     few = [(50, 60, 70, 80, 55, 65, 75, 85), (51, 59, 71, 79, 56, 64, 76, 84)]
     assert judged(*few, family=6).startswith("**Does not confirm**")
@@ -199,6 +199,21 @@ def theory_of(text, title):
     """The row of top-5 in the table of quantities under a title."""
     after = text[text.index(f"### {title}\n") :]
     return cells("### x\n\n" + after[after.index("The theory's quantities, on") :], "x")[TOPK]
+
+
+def test_a_test_of_all_tasks_names_them():
+    grid = evidence({"parity": {FULL: (8, 9), TOPK: (4, 3)}})
+    more = [replace(run, name=f"b{run.name}", task="other", setting="other") for run in grid.planned]
+    lines = grid.runs | {f"b{name}": line for name, line in grid.runs.items()}
+    records = [*grid.records, *({**record, "run": f"b{record['run']}"} for record in grid.records)]
+    both = replace(grid, planned=[*grid.planned, *more], runs=lines, records=records, together=True)
+    said = answers(both)
+    assert list(said) == [ALL_TASKS, "parity", "other"]
+    assert "By task: parity 2.50 (2 pairs), other 2.50 (2 pairs)." in said[ALL_TASKS]
+    text = "\n\n".join(section(both, None))
+    assert cells(text, ALL_TASKS)[TOPK]["faster, slower"] == "4, 0 of 4"
+    assert said[ALL_TASKS].partition("By task")[2] in text
+    assert list(answers(replace(both, together=False))) == ["parity", "other"]
 
 
 def test_a_section_has_tables_of_what_is_there():

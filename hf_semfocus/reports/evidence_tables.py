@@ -15,7 +15,7 @@ from .comparisons import ALL_TASKS, BASELINE, FOCUS, Compared, Key, compare
 from .evidence import Evidence, Planned
 from .seeds import between, interval
 from .theory_tables import theory
-from .verdicts import answer, judged, score_verdict, verdict
+from .verdicts import answer, judged, score_verdict, speedup, verdict
 
 SPEEDUP = ["speed-up", "95% interval", "faster, slower", "test", "p", "Holm"]
 HEADER = ["attention", "runs", "reached it", "epochs", "steps", "seconds", "held-out", *SPEEDUP]
@@ -42,6 +42,7 @@ def section(evidence: Evidence, pictures: str | None) -> list[str]:
         parts.append(f"Holm's adjustment is over {counts}.")
     if over_all := _of(ALL_TASKS, compared):
         parts += [f"### {ALL_TASKS}", *_all_tasks(over_all)]
+        parts += [_by_task(compared)] if judged(over_all) else []
     for setting, runs in evidence.settings.items():
         parts += [f"### {setting}", *_setting(evidence, runs, times, compared)]
         parts += [*_lengths(evidence, runs), *theory(evidence, runs)]
@@ -53,7 +54,8 @@ def answers(evidence: Evidence) -> dict[str, str]:
     compared = compare(evidence.times(), evidence.together)
     tasks = sorted(dict.fromkeys(task for task, *_ in compared), key=lambda task: task != ALL_TASKS)
     found = {task: _of(task, compared) for task in tasks}
-    return {task: answer(each) for task, each in found.items() if judged(each)}
+    said = {task: answer(each) for task, each in found.items() if judged(each)}
+    return {task: f"{text} {_by_task(compared)}" if task == ALL_TASKS else text for task, text in said.items()}
 
 
 def _setting(
@@ -104,6 +106,14 @@ def _all_tasks(found: Mapping[tuple[str, str], Compared]) -> list[str]:
         "A pair is a seed of a task, so tasks count by their pairs. These tests are adjusted apart from the others."
     )
     return [about, markdown_table(rows), verdict(found)]
+
+
+def _by_task(compared: Mapping[Key, Compared]) -> str:
+    """The speed-ups of the attention that is judged, task by task, as a test of all together hides where they are."""
+    name = judged(_of(ALL_TASKS, compared))
+    each = {task: one.speedup for (task, own, base), one in compared.items() if (own, base) == (name, BASELINE)}
+    told = [f"{task} {speedup(one)}" for task, one in each.items() if task != ALL_TASKS]
+    return f"By task: {', '.join(told)}."
 
 
 def _of(task: str, compared: Mapping[Key, Compared]) -> dict[tuple[str, str], Compared]:

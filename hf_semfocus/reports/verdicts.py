@@ -21,8 +21,13 @@ def answer(found: Mapping[tuple[str, str], Compared]) -> str:
     if (name := judged(found)) is None:
         return f"**Undecided**: no seed has a run of both `{BASELINE}` and top-k."
     others = [each.speedup for (own, base), each in found.items() if base == BASELINE and each.focused and own != name]
-    told = [f"{between(each.low, each.high)} of `{each.attention}` ({_pairs(each.pairs)})" for each in others]
+    told = [f"`{each.attention}` {speedup(each)}" for each in others]
     return " ".join([_judged(found[name, BASELINE]), *([f"Other speed-ups: {', '.join(told)}."] if told else [])])
+
+
+def speedup(found: Speedup) -> str:
+    """A speed-up and its number of pairs."""
+    return f"{between(found.low, found.high)} ({_pairs(found.pairs)})"
 
 
 def judged(found: Mapping[tuple[str, str], Compared]) -> str | None:
