@@ -165,6 +165,10 @@ def test_the_picture_of_times_has_a_mark_for_every_seed(tmp_path, monkeypatch):
     assert marks == [[20], [100, 100], [5, 5, 7], []]
     assert len({tuple(at) for found in axis.collections for at in found.get_offsets().tolist()}) == 6  # none is hidden
     assert [line.get_xdata()[0] for line in axis.get_lines()] == [5]  # only half of three runs give a median
+    order = [FULL, "topk_sparse:k=16", RANDOM, "topk_sparse:k=2", TOPK]
+    plots.times({"a": [run for name in order for run in runs(name, [5])]}, tmp_path / "times.png")
+    names = [text.get_text() for text in drawn.pop().axes[0].get_yticklabels()]
+    assert names == [FULL, "topk_sparse:k=2", TOPK, "topk_sparse:k=16", RANDOM]
     plots.times({"a": [*runs(FULL, [None] * 10), *runs(TOPK, [5] * 10)]}, tmp_path / "times.png")
     for place, found in zip((0, 0, 1, 1), drawn[1].axes[0].collections, strict=True):
         assert all(abs(y - place) < 0.5 for _, y in found.get_offsets().tolist())

@@ -6,7 +6,7 @@ Needs matplotlib, which comes with the extra ``hf_semfocus[plots]``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
     """
     columns = min(width, len(settings))
     lines = -(-len(settings) // columns)
-    names = list(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
+    names = _by_size(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
     figure = new_figure(figsize=(5 * columns + 3, (0.35 * len(names) + 1.0) * lines))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
     for axis, (title, runs) in zip(axes, settings.items(), strict=False):
@@ -210,6 +210,13 @@ def swap(
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _by_size(names: Iterable[str]) -> list[str]:
+    """Attentions with the sizes of each mechanism in ascending order, mechanisms in the order of their first."""
+    names = list(names)
+    first = [name.partition(":")[0] for name in names]
+    return sorted(names, key=lambda name: (first.index(name.partition(":")[0]), [*map(int, re.findall(r"\d+", name))]))
 
 
 def _few_numbers() -> Any:
