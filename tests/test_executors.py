@@ -139,6 +139,13 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path, option):
     assert getattr(sweep.SweepOptions(**{option: str(tmp_path / "new")}), option)
 
 
+def test_one_thing_is_done_instead_of_training():
+    with pytest.raises(
+        ValueError, match=r"test_lengths=\[4\], quantities=True; expected one of them at most, as each is"
+    ):
+        sweep.SweepOptions(test_lengths=[4], quantities=True)
+
+
 def test_a_table_in_no_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"table='.*'; expected a file in a folder that exists"):
         sweep.SweepOptions(table=str(tmp_path / "missing" / "runs.csv"))

@@ -43,6 +43,8 @@ from ..grid.cost import cost, hours, steps_at_most
 from ..grid.results import LENGTHS, QUANTITIES, RUNS, TIMES
 from ..training import TrainingOptions, start
 
+INSTEAD = ("table", "test_lengths", "quantities", "dry_run")
+"""Options that do something else than train."""
 COMMANDS = ("pretrain", "finetune")
 """Commands whose trainings can be swept."""
 
@@ -81,6 +83,9 @@ class SweepOptions:
         if self.table is not None and Path(self.table).suffix not in (".parquet", ".csv"):
             raise ValueError(f"table={self.table!r}; expected a name that ends in .parquet or .csv")
         check_parent("table", self.table)
+        if len(asked := [name for name in INSTEAD if getattr(self, name)]) > 1:
+            given = ", ".join(f"{name}={getattr(self, name)!r}" for name in asked)
+            raise ValueError(f"{given}; expected one of them at most, as each is done instead of training")
         for name in ("output_dir", "results_dir"):
             check_folder(name, getattr(self, name))
         for name, file in (("times", TIMES), ("finished_in", RUNS)):
