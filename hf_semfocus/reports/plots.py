@@ -80,14 +80,14 @@ def panels(settings: Mapping[str, Sequence[dict[str, Any]]], path: Path, width: 
     columns = min(width, len(settings))
     lines = -(-len(settings) // columns)
     figure = new_figure(figsize=(4.5 * max(columns, 2), 3.2 * lines + 0.8))
-    axes = figure.subplots(lines, columns, squeeze=False).flat
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     names = list(dict.fromkeys(record["attention"] for records in settings.values() for record in records))
     for axis, (title, records) in zip(axes, settings.items(), strict=False):
         language = any("eval_perplexity" in record for record in records)
         x, y = ("step", "eval_loss") if language else ("epoch", "eval_accuracy")
         _draw(axis, [record for record in records if y in record], names, x, y)
         axis.set(title=title, xlabel=LABELS[x], ylabel=quantities()[y].label)
-    for axis in list(axes)[len(settings) :]:
+    for axis in axes[len(settings) :]:
         axis.remove()
     shown = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, fontsize="small")
@@ -111,7 +111,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
     lines = -(-len(settings) // columns)
     names = _by_size(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
     figure = new_figure(figsize=(5 * columns + 3, (0.35 * len(names) + 1.0) * lines))
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis, (title, runs) in zip(axes, settings.items(), strict=False):
         for place, attention in enumerate(names):
             color, own = COLORS[place % len(COLORS)], [run for run in runs if run.attention == attention]
@@ -136,7 +136,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(_few_numbers())
         axis.grid(alpha=0.3, axis="x", which="both")
-    for axis in list(axes)[len(settings) :]:
+    for axis in axes[len(settings) :]:
         axis.remove()
     figure.savefig(path, dpi=100)
 
