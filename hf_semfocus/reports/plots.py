@@ -94,7 +94,7 @@ def panels(settings: Mapping[str, Sequence[dict[str, Any]]], path: Path, width: 
     figure.savefig(path, dpi=80)
 
 
-def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> None:
+def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 3) -> None:
     """Draw when every run reached its target: a dot per seed, an arrow for one that did not while it was watched.
 
     A bar marks the median of an attention, by Kaplan and Meier, where half of its runs reached the target.
@@ -110,7 +110,7 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
     columns = min(width, len(settings))
     lines = -(-len(settings) // columns)
     names = _by_size(dict.fromkeys(run.attention for runs in settings.values() for run in runs))
-    figure = new_figure(figsize=(5 * columns + 3, (0.35 * len(names) + 1.0) * lines))
+    figure = new_figure(figsize=(3.4 * columns + 2.6, (0.38 * len(names) + 1.0) * lines))
     axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis, (title, runs) in zip(axes, settings.items(), strict=False):
         for place, attention in enumerate(names):
@@ -131,7 +131,8 @@ def times(settings: Mapping[str, Sequence[Run]], path: Path, width: int = 2) -> 
                 if each.median.reached:
                     axis.plot([each.median.value] * 2, [place - 0.4, place + 0.4], color=color, linewidth=2)
         axis.set(title=title, xlabel="epochs to the target (arrow: not reached)", xscale="log")
-        axis.set_yticks(range(len(names)), names, fontsize="small")
+        axis.tick_params(labelbottom=True)  # there may be no panel below
+        axis.set_yticks(range(len(names)), [name.replace(",", ",\n", 1) for name in names], fontsize="small")
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(_few_numbers())
