@@ -45,7 +45,11 @@ def test_the_readme_begins_with_what_the_page_says():
     stack, regression = (cells(page, task)[TOPK] for task in ("stack_manipulation", "in_context_regression"))
     assert f"no faster**: {stack['speed-up']} times ({stack['95% interval']}, 5 seeds)" in begins
     assert stack["faster, slower"] == "2, 3 of 5"
-    assert f"({regression['speed-up']} times, 3 seeds, AdamW)" in begins
+    assert f"needs a mean over all examples ({regression['speed-up']} times, 3 seeds)" in begins
+    planted = cells(page, "planted:relevant=4")["topk_sparse:k=4"]
+    assert f"({planted['speed-up']} times with k = 4, 3 seeds)" in begins
+    assert planted["faster, slower"] == "0, 3 of 3"
+    assert cells(page, "even_pairs")["random_sparse:k=5,redraw=forward"]["reached it"] == "0 of 2"
     assert regression["faster, slower"] == "0, 3 of 3"
     adam = ", optimizer=adamw, learning_rate=0.001"
     found = cells(page, f"even_pairs{adam}")
