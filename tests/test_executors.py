@@ -292,6 +292,10 @@ def test_models_of_finished_runs_are_tested_at_other_lengths(tmp_path, capfd):
     printed = capfd.readouterr().out
     assert "1 models measured; 0 are not in" in printed
     assert "0 models measured; 0 are not in" in printed
+    text = tmp_path / "text.yaml"
+    text.write_text("grid: [{task: clm, seeds: 3, attention: sdpa, max_steps: 1}]")
+    with pytest.raises(ValueError, match=r"clm.* is not a pretraining on a synthetic task"):
+        list(sweep._models(read_grid(text, sweep.configuration), tmp_path, "measured"))
     shutil.rmtree(folder)
     sweep.main([*args, "--test_lengths", "8"])
     assert "0 models tested; 1 are not in" in capfd.readouterr().out

@@ -289,6 +289,16 @@ def test_a_run_that_is_finished_in_another_grid_is_not_run_again(tmp_path, train
     assert [run["seeds"] for run in Results(tmp_path / "out").runs] == [3]
     sweep.main([*args, "--dry_run"])
     assert "2 runs: 2 done, 0 left" in capfd.readouterr().out
+    two.write_text("grid: [{task: even_pairs, seeds: 3, attention: sdpa, learning_rate: 0.1}]")  # another name
+    [point] = read_grid(two, sweep.configuration)
+    again = Results(tmp_path / "out")
+    assert point in again
+    assert point.name != again.runs[0]["point"]
+    again.add_lengths(point, [{"length": 9, "eval_accuracy": 0.5}])
+    assert [line["length"] for line in Results(tmp_path / "out").lengths] == [9]
+    block = "task: even_pairs, seeds: 3, attention: sdpa"
+    two.write_text(f"grid: [{{{block}}}, {{{block}, batch_size: 25}}]")
+    assert len(read_grid(two, sweep.configuration)) == 1
     with pytest.raises(
         ValueError, match=r"finished_in='.*': no runs.jsonl in it; expected the results_dir of a sweep"
     ):

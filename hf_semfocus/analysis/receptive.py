@@ -1,4 +1,4 @@
-"""Which inputs a token depends on after all layers, and which inputs meet, from the patterns of attention."""
+"""Which inputs reach a token through the weights of all layers, and which inputs meet, from attention maps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from torch import Tensor
 
 
 def receptive_field(maps: Sequence[Tensor]) -> Tensor:
-    """The inputs that every token depends on after all layers, by attention and residual connections.
+    """The inputs that reach every token through the weights of all layers and residual connections.
 
-    The heads of a layer count together, and a weight of 0 passes nothing on.
+    The heads of a layer count together. Of a pattern that does not look at the input (bands, blocks, fixed random
+    keys), these are all inputs that a token can depend on. Where content decides, an input also acts through the
+    choice of keys without any weight, so that there may be more, and the field is that of these rows alone.
 
     Args:
         maps: of :func:`attention_maps`, one a layer in their order: ``[batch, heads, length, length]``.
@@ -34,10 +36,12 @@ def receptive_field(maps: Sequence[Tensor]) -> Tensor:
 
 
 def meeting(field: Tensor) -> Tensor:
-    """Which pairs of inputs meet: some token depends on both.
+    """Which pairs of inputs meet: both reach some token.
 
     A readout that is linear in a mean of tokens, as the paper's classifier, adds up functions of what single tokens
-    depend on. So it cannot compute the exclusive or of two inputs that never meet, however long it is trained.
+    depend on. So under a pattern that does not look at the input, it cannot compute the exclusive or of two inputs
+    that never meet, however long it is trained. For top-k and its kin this does not follow: which keys are kept
+    depends on those that are dropped, too.
 
     Args:
         field: of :func:`receptive_field`.

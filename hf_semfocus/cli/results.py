@@ -43,9 +43,11 @@ Times to the target are medians [quartiles] over seeds by Kaplan and Meier: runs
 watched to their end, hence "more than". Seconds are steps times the seconds of a step on a quiet machine, where these
 were measured. A speed-up is the median over pairs of the same seed of how many times as many steps full attention
 (`sdpa`) takes, with a 95% bootstrap interval of the median; p-values are of two-sided paired tests, which are named,
-and Holm adjusts them for all comparisons of top-k in a grid, and apart from these for all of the other attentions. A
-verdict confirms or contradicts where the adjusted p is below 0.05. A run that several grids plan counts in each.
-Held-out scores are those of a run's last evaluation: accuracy, or loss in nats of language models."""
+and Holm adjusts them for all comparisons of top-k in a grid, and apart from these for all of the other attentions, and
+for tests of all tasks together; errors are thus limited within each of these groups, not over the page, whose grids
+are also judged while they are partly run. A verdict confirms or contradicts where the adjusted p is below 0.05. A run
+that several grids plan counts in each. Held-out scores are those of a run's last evaluation: accuracy, or loss in nats
+of language models."""
 
 
 @dataclass
@@ -99,10 +101,13 @@ def gather(grids: Path, results: Path) -> list[tuple[Evidence, str]]:
         own, points = Results(results / path.stem), read_grid(path, configuration)
         found_here = _of_points(points, sorted(kept, key=lambda one: one.folder != own.folder))
         left = [point for point in points if point.name not in found_here.runs]
+        planned = _planned(points, step_seconds(points, quiet))
+        if together and any(run.setting != run.task for run in planned):
+            raise ValueError(f"{path}: together=True, but a task has several settings; expected one of each task")
         evidence = Evidence(
             path.stem,
             f"{about} Shown with {joins}." if joins else about,
-            _planned(points, step_seconds(points, quiet)),
+            planned,
             found_here.runs,
             found_here.records,
             found_here.lengths,
@@ -159,18 +164,27 @@ class _Kept:
 
 
 def _of_points(points: Sequence[Point], kept: Sequence[_Kept]) -> _Kept:
-    """What folders hold of the points, by their names here; where several have a run, the first of them counts."""
+    """What folders hold of the points, by their names here.
+
+    Where several folders have a run, or a measurement of its model, the first of them counts.
+    """
     wanted = {point.digest: point.name for point in points}
     runs: dict[str, Mapping[str, Any]] = {}
-    records, about_models = [], ([], [])
+    records: list[Mapping[str, Any]] = []
+    lengths: dict[tuple[str, int], Mapping[str, Any]] = {}
+    quantities: dict[str, Mapping[str, Any]] = {}
     for each in kept:
         known = {name: wanted[digest_of(name)] for name in each.runs if digest_of(name) in wanted}
         new = {name: here for name, here in known.items() if here not in runs}
         runs |= {here: each.runs[name] for name, here in new.items()}
         records += [{**record, "run": new[record["run"]]} for record in each.records if record["run"] in new]
-        for lines, found in zip(about_models, (each.lengths, each.quantities), strict=True):
-            lines += [{**line, "point": new[line["point"]]} for line in found if line["point"] in new]
-    return _Kept(None, runs, records, *about_models)
+        for line in each.lengths:
+            if (here := wanted.get(digest_of(line["point"]))) is not None:
+                lengths.setdefault((here, line["length"]), {**line, "point": here})
+        for line in each.quantities:
+            if (here := wanted.get(digest_of(line["point"]))) is not None:
+                quantities.setdefault(here, {**line, "point": here})
+    return _Kept(None, runs, records, list(lengths.values()), list(quantities.values()))
 
 
 def _planned(points: Sequence[Point], seconds: Mapping[str, float]) -> list[Planned]:

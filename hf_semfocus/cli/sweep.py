@@ -40,6 +40,7 @@ from ..grid import (
     training_command,
 )
 from ..grid.cost import cost, hours, steps_at_most
+from ..grid.points import digest_of
 from ..grid.results import LENGTHS, QUANTITIES, RUNS, TIMES
 from ..training import TrainingOptions, start
 
@@ -181,8 +182,8 @@ def _write_table(results: Results, path: Path) -> list[Failure]:
 def _test_lengths(points: Sequence[Point], folder: Path, results: Results, lengths: Sequence[int]) -> list[Failure]:
     """Test the models that are still in their folders, each length once."""
     accelerator = start(TrainingOptions(), 1)
-    known = {(line["point"], line["length"]) for line in results.lengths}
-    left = {point.name: [length for length in lengths if (point.name, length) not in known] for point in points}
+    known = {(digest_of(line["point"]), line["length"]) for line in results.lengths}
+    left = {point.name: [length for length in lengths if (point.digest, length) not in known] for point in points}
     for point, model, of in _models([point for point in points if left[point.name]], folder, "tested"):
         who = model, of["task"], of["attention"], of["seeds"]
         found = evaluate_lengths(accelerator, *who, left[point.name], bool(of.get("pad_as_tokens")))
@@ -193,8 +194,8 @@ def _test_lengths(points: Sequence[Point], folder: Path, results: Results, lengt
 
 def _measure_quantities(points: Sequence[Point], folder: Path, results: Results) -> list[Failure]:
     """Measure the models that are still in their folders, each once."""
-    known = {line["point"] for line in results.quantities}
-    for point, model, of in _models([point for point in points if point.name not in known], folder, "measured"):
+    known = {digest_of(line["point"]) for line in results.quantities}
+    for point, model, of in _models([point for point in points if point.digest not in known], folder, "measured"):
         found = measure_quantities(model, of["task"], of["seeds"], bool(of.get("pad_as_tokens")))
         results.add_quantities(point, found)
     print(f"results: {results.folder / QUANTITIES}")
@@ -202,8 +203,17 @@ def _measure_quantities(points: Sequence[Point], folder: Path, results: Results)
 
 
 def _models(points: Sequence[Point], folder: Path, verb: str) -> Iterator[tuple[Point, Path, Mapping[str, Any]]]:
-    """The best models of points, with their options; says how many there were."""
-    found = {point.name: list((folder / point.name).glob("runs/*/best")) for point in points}
+    """The best models of points, with their options; says how many there were.
+
+    Raises:
+        ValueError: a point is not of a synthetic task, whose rows they are given.
+    """
+    for point in points:
+        if point.command != "pretrain" or not tasks.exists(point.options.get("task", "even_pairs")):
+            raise ValueError(
+                f"{point.name} is not a pretraining on a synthetic task; expected one to have models {verb}"
+            )
+    found = {point.name: list(folder.glob(f"*-{point.digest}/runs/*/best")) for point in points}
     there = [point for point in points if len(found[point.name]) == 1]
     for point in there:
         yield point, found[point.name][0], {"task": "even_pairs", **point.options}

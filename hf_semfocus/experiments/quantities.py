@@ -38,8 +38,9 @@ def measure_quantities(
     Returns:
         ``rows``; ``k``, the most keys that a query keeps (None for full attention); quantiles over all layers, heads
         and queries of each of :data:`~hf_semfocus.analysis.compared.SYMBOLS` that the attention has; and the shares of
-        ``receptive_field`` (inputs that a token depends on after all layers) and ``meeting`` (pairs of inputs that one
-        token depends on), means over tokens and rows.
+        ``receptive_field`` (inputs that reach a token through all layers) and ``meeting`` (pairs of inputs that reach
+        one token), means over tokens and rows; padding and global tokens count as tokens, and a causal model does not
+        get to 1.
     """
     loaded = Model(str(folder))
     model, held = loaded.load(), rows_of(task, "train", seed, size, pad_as_tokens)

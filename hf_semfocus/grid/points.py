@@ -23,6 +23,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Point:
         readable = re.sub(r"[^\w.=+%-]+", "_", own)[:80]
         return f"{readable}-{self.digest}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The hash of all that is in force: the same run has it in any grid."""
         text = json.dumps([self.command, self.configuration], sort_keys=True, default=str)
@@ -103,7 +104,7 @@ def read_grid(path: Path, configure: Callable[[str, list[str]], Mapping[str, Any
                 point = replace(point, configuration=configure(command, point.arguments))
             except ValueError as error:
                 raise ValueError(f"{path}, block {number}, {shown(dict(options))}: {error}") from error
-            points.setdefault(point.name, point)
+            points.setdefault(point.digest, point)
     return list(points.values())
 
 

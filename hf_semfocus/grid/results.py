@@ -49,17 +49,18 @@ class Results:
     def read(self) -> None:
         """Read the files again, which another process may have written."""
         self.runs = self._lines(RUNS)
-        finished = {run["point"] for run in self.runs}
+        finished = self._finished = {digest_of(run["point"]) for run in self.runs}
         # those of a run that has no line were written by a process that died just then
         self.evaluations, self.times, self.lengths, self.quantities = (
-            [line for line in self._lines(name) if line["point"] in finished]
+            [line for line in self._lines(name) if digest_of(line["point"]) in finished]
             for name in (EVALUATIONS, TIMES, LENGTHS, QUANTITIES)
         )
-        self.failed = {line["point"]: line for line in self._lines(FAILED) if line["point"] not in finished}
+        failed = [line for line in self._lines(FAILED) if digest_of(line["point"]) not in finished]
+        self.failed = {line["point"]: line for line in failed}
 
     def __contains__(self, point: Point) -> bool:
         """Whether the point is finished, whatever name another grid gave it."""
-        return any(digest_of(run["point"]) == point.digest for run in self.runs)
+        return point.digest in self._finished
 
     def add(self, point: Point, result: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
         """Write down a finished run: its evaluations first, its own line last.
@@ -76,6 +77,7 @@ class Results:
         if result.get("steps_per_second"):
             self.times.append({"point": point.name, "seconds_per_step": _short(1 / result["steps_per_second"])})
         self.runs.append({"point": point.name, "command": point.command, **point.options, **_lasting(result)})
+        self._finished.add(point.digest)
         for name, lines in ((EVALUATIONS, self.evaluations), (TIMES, self.times), (RUNS, self.runs)):
             self._write(name, lines)
         if self.failed.pop(point.name, None):

@@ -19,12 +19,14 @@ class Compared(NamedTuple):
     Attributes:
         speedup: of an attention over a baseline.
         p: the p-value, adjusted; None where no pair decides.
-        family: number of comparisons that it is adjusted for, which are those that a pair decides.
+        family: number of comparisons that are adjusted together, which are those that a pair decides.
+        least: the smallest adjusted p-value that its number of pairs allows, as the others are.
     """
 
     speedup: Speedup
     p: float | None
     family: int
+    least: float
 
     @property
     def focused(self) -> bool:
@@ -59,8 +61,9 @@ def compare(runs: Sequence[Run], all_tasks: bool) -> Mapping[Key, Compared]:
         for control in [name for name in names if name.startswith(CONTROL)]:
             focused += [each for each in speedups(tested, control, "step") if each.attention.startswith(FOCUS)]
         for family in (focused, others):
-            values = holm([each.p for each in family])
-            decided = max(1, len(values) - values.count(None))
-            for each, p in zip(family, values, strict=True):
-                adjusted[each.task, each.attention, each.baseline] = Compared(each, p, decided)
+            values = [each.p for each in family]
+            for place, (each, p) in enumerate(zip(family, holm(values), strict=True)):
+                least = holm([*values[:place], each.smallest_p, *values[place + 1 :]])[place]
+                compared = Compared(each, p, len(values) - values.count(None), least)
+                adjusted[each.task, each.attention, each.baseline] = compared
     return adjusted

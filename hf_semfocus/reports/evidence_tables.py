@@ -38,8 +38,8 @@ def section(evidence: Evidence, pictures: str | None) -> list[str]:
         parts += [f"![{shows}]({pictures}/{name})" for name, shows in evidence.pictures.items()]
     if compared:
         of_each = {each.focused: each.family for (task, *_), each in compared.items() if task != ALL_TASKS}
-        counts = f"{of_each.get(True, 0)} comparisons of top-k, and over {of_each.get(False, 0)} of other attentions"
-        parts.append(f"Holm's adjustment is over {counts}.")
+        counts = f"{of_each.get(True, 0)} of top-k, and {of_each.get(False, 0)} of other attentions"
+        parts.append(f"Comparisons that Holm's method adjusts, each group apart: {counts}.")
     if over_all := _of(ALL_TASKS, compared):
         parts += [f"### {ALL_TASKS}", *_all_tasks(over_all)]
         parts += [_by_task(compared)] if judged(over_all) else []
@@ -50,7 +50,7 @@ def section(evidence: Evidence, pictures: str | None) -> list[str]:
 
 
 def answers(evidence: Evidence) -> dict[str, str]:
-    """The judgement of every setting that has runs of top-k and of full attention, and of all tasks together."""
+    """The judgement of every setting with times to a target of top-k and full attention, and of all tasks together."""
     compared = compare(evidence.times(), evidence.together)
     tasks = sorted(dict.fromkeys(task for task, *_ in compared), key=lambda task: task != ALL_TASKS)
     found = {task: _of(task, compared) for task in tasks}
@@ -103,7 +103,8 @@ def _all_tasks(found: Mapping[tuple[str, str], Compared]) -> list[str]:
     rows = [["attention", "over", *SPEEDUP]]
     rows += [[own, base, *_speedup(each.speedup, each.p)] for (own, base), each in found.items()]
     about = (
-        "A pair is a seed of a task, so tasks count by their pairs. These tests are adjusted apart from the others."
+        "A pair is a seed of a task, so tasks count by their pairs, which are independent but for the seeds they "
+        "share. These tests are adjusted apart from the others. They can reject that no task has an effect, not more."
     )
     return [about, markdown_table(rows), verdict(found)]
 

@@ -28,10 +28,12 @@ HEADER += ["W holds", "X holds", "receptive field", "pairs that meet"]
 AT = ", ".join(f"{100 * level:g}" for level in TABLE_QUANTILES) + "%"
 ABOUT = f"""\
 The theory's quantities and conditions (arXiv 2506.14095) are those of the best models on training rows without
-dropout: medians over models of the {AT} quantiles over layers and queries. A condition holds where its
-lambda is below 1; each top-k model is set beside the full attention of its seed. A receptive field is the share of
-inputs that a token depends on after all layers, and two inputs meet where some token depends on both: the classifier
-adds up functions of single tokens, so it cannot compute the exclusive or of two inputs that never meet."""
+dropout: medians over models of the {AT} quantiles over layers and queries, of Delta_h of 1 minus these. A condition
+holds where its lambda is below 1; each top-k model is set beside the full attention of its seed, and has no condition
+where it drops no key. A receptive field is the share of inputs that reach a token through the weights of all layers,
+and two inputs meet where both reach one token. The classifier adds up functions of single tokens. So under a pattern
+that does not look at the input, it cannot compute the exclusive or of two inputs that never meet; where content
+decides, inputs also act through the choice of keys."""
 
 
 def theory(evidence: Evidence, planned: Sequence[Planned]) -> list[str]:
@@ -41,10 +43,11 @@ def theory(evidence: Evidence, planned: Sequence[Planned]) -> list[str]:
     if not measured:
         return []
     rows = [HEADER]
-    for attention in dict.fromkeys(name for name, _ in measured):
+    for attention in dict.fromkeys(run.attention for run in planned):
         own = {seed: line for (name, seed), line in measured.items() if name == attention}
         dense = {seed: line for (name, seed), line in measured.items() if name == BASELINE}
-        rows.append(_row(attention, own, dense))
+        if own:
+            rows.append(_row(attention, own, dense))
     if (found := REFERENCE.get(planned[0].setting)) is not None:
         stated = [Condition(None, *each, k=REFERENCE_K) for each in zip(TABLE_QUANTILES, *found, strict=True)]
         rows.append([f"{FOCUS}:k={REFERENCE_K}, paper's code", "-", *_stated([stated]), "-", "-"])
@@ -54,16 +57,27 @@ def theory(evidence: Evidence, planned: Sequence[Planned]) -> list[str]:
 
 def _row(attention: str, own: Mapping[int, Line], dense: Mapping[int, Line]) -> list[str]:
     """Cells of an attention, of its lines by seed and those of full attention."""
-    shares = [f"{median(line[name] for line in own.values()):.3f}" for name in ("receptive_field", "meeting")]
-    if attention.startswith(FOCUS) and (seeds := sorted(own.keys() & dense.keys())):
-        pairs = [conditions(_quantiles(dense[seed]), _quantiles(own[seed]), own[seed]["k"]) for seed in seeds]
-        return [attention, str(len(seeds)), *_stated(pairs), *shares]
+    if attention.startswith(FOCUS):
+        paired = {seed: own[seed] for seed in sorted(own.keys() & dense.keys()) if _finite(own[seed], dense[seed])}
+        if paired:
+            pairs = [conditions(_quantiles(dense[seed]), _quantiles(own[seed]), own[seed]["k"]) for seed in paired]
+            return [attention, str(len(paired)), *_stated(pairs), *_shares(paired)]
     cells = []
     for symbol, quantity in SYMBOLS.items():
         told = symbol == "delta_s" if attention == BASELINE else symbol in ("delta_h", "beta")
         values = [[line[quantity][str(level)] for level in TABLE_QUANTILES] for line in own.values()] if told else []
-        cells.append(_medians(values) if values else "-")
-    return [attention, str(len(own)), *cells, *["-"] * 4, *shares]
+        cells.append(_medians(values) if values and all(None not in each for each in values) else "-")
+    return [attention, str(len(own)), *cells, *["-"] * 4, *_shares(own)]
+
+
+def _shares(lines: Mapping[int, Line]) -> list[str]:
+    """Medians of the shares of inputs that reach a token, and of pairs that meet."""
+    return [f"{median(line[name] for line in lines.values()):.3f}" for name in ("receptive_field", "meeting")]
+
+
+def _finite(*lines: Line) -> bool:
+    """Whether all quantities are numbers: without dropped keys there is no separation, and so no condition."""
+    return all(each["value"] is not None for line in lines for each in _quantiles(line))
 
 
 def _stated(pairs: Sequence[Sequence[Condition]]) -> list[str]:

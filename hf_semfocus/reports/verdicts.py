@@ -46,7 +46,7 @@ def verdict(found: Mapping[tuple[str, str], Compared]) -> str:
         parts.append(f"Controls that are faster than full attention in most pairs, too: {'; '.join(faster)}.")
     elif controls:
         parts.append("No control is faster than full attention in most pairs.")
-    for (own, base), (each, p, _) in found.items():
+    for (own, base), (each, p, *_) in found.items():
         if own == name and base != BASELINE:
             told = "undecided" if p is None or p >= LEVEL else "faster" if each.faster > each.slower else "slower"
             parts.append(f"Against the control `{base}`: {told}; {_counted(each)}{_p(p)}.")
@@ -54,12 +54,11 @@ def verdict(found: Mapping[tuple[str, str], Compared]) -> str:
 
 
 def _judged(compared: Compared) -> str:
-    found, p, family = compared
+    found, p, _, least = compared
     told = f"{_counted(found)}{_p(p)}"
     if p is not None and p < LEVEL:
         return f"**Confirms**: {told}." if found.faster > found.slower else f"**Contradicts**: {told}."
-    if found.smallest_p * family >= LEVEL:
-        least = min(1.0, found.smallest_p * family)
+    if least >= LEVEL:
         return f"**Undecided**: {told}; so few deciding pairs give an adjusted p of {least:.2g} at best."
     return f"**Does not confirm**: {told}."
 
